@@ -69,11 +69,8 @@ def find_mosquitto() -> str | None:
     """Return the path of the Mosquitto program, or None. ``sbin`` is looked at too, because a user's PATH often lacks it."""
     named = os.environ.get("OHMQTT_MOSQUITTO")
     if named:
-        return named
-    found = shutil.which("mosquitto")
-    if found:
-        return found
-    return shutil.which("mosquitto", path=os.pathsep.join(_FOLDERS))
+        return shutil.which(named)
+    return shutil.which("mosquitto") or shutil.which("mosquitto", path=os.pathsep.join(_FOLDERS))
 
 
 def machine_has_ipv6() -> bool:

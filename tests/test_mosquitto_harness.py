@@ -162,20 +162,22 @@ def test_close_leaves_neither_process_nor_folder(mosquitto_factory: MosquittoFac
 
 
 def test_the_program_can_be_named_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OHMQTT_MOSQUITTO", "/somewhere/mosquitto")
-    assert find_mosquitto() == "/somewhere/mosquitto"
+    monkeypatch.setenv("OHMQTT_MOSQUITTO", sys.executable)
+    assert find_mosquitto() == sys.executable
+    monkeypatch.setenv("OHMQTT_MOSQUITTO", "/no/such/mosquitto")
+    assert find_mosquitto() is None
 
 
 @pytest.mark.slow
 def test_without_a_broker_such_a_test_fails_and_says_what_to_install(pytestconfig: pytest.Config) -> None:
-    """Run one of our own broker tests where no Mosquitto can be found: with CI set, not even OHMQTT_NO_BROKER leaves it out."""
+    # With CI set, not even OHMQTT_NO_BROKER leaves it out.
     test = "tests/test_mosquitto_harness.py::test_every_listener_of_the_shared_broker_answers"
 
     def run(**environment: str) -> subprocess.CompletedProcess[str]:
         kept = {name: value for name, value in os.environ.items() if name not in {"CI", "OHMQTT_NO_BROKER"}}
-        hide = "import tests.mosquitto as m; m.shutil.which = lambda *a, **k: None; import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
+        kept["OHMQTT_MOSQUITTO"] = "/no/such/mosquitto"
         return subprocess.run(
-            [sys.executable, "-c", hide, "-p", "no:cacheprovider", "-q", test],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", test],
             cwd=pytestconfig.rootpath,
             env={**kept, **environment},
             capture_output=True,
