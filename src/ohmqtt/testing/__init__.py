@@ -1,0 +1,7 @@
+"""Tools for testing programs that use ΩQTT, and extensions of ΩQTT itself. Shipped and public."""
+
+from __future__ import annotations
+
+from .store import check_store
+
+__all__ = ["check_store"]
