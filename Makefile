@@ -1,0 +1,72 @@
+# What a change needs, in commands that people and CI share. `make` alone lists them.
+# Needs only a Python from 3.10 on (PYTHON=... names one); the rest goes into .venv.
+
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+else
+BIN := .venv/bin
+endif
+PY := $(BIN)/python
+PYTEST := $(PY) -m pytest -n auto
+FORMATTED := src tests examples scripts noxfile.py $(wildcard bench)
+
+.PHONY: help setup run test slow check format lint types tidy cover docs matrix broker clean
+
+help:
+	@echo "make run      show a publisher that survives kill -9, against a local Mosquitto"
+	@echo "make test     run the tests, apart from the slow ones"
+	@echo "make slow     run the slow tests"
+	@echo "make check    format, lint, types, house rules (about a minute)"
+	@echo "make format   put the code into shape"
+	@echo "make cover    run the tests and ask for every line and branch"
+	@echo "make docs     write the reference into build/docs"
+	@echo "make matrix   run the tests with every CPython on this machine"
+	@echo "make clean    remove what these commands made"
+
+setup:
+	@sh scripts/setup
+
+broker:
+	@sh scripts/ensure_mosquitto
+
+run: setup broker
+	$(PY) scripts/run_demo.py
+
+test: setup broker
+	$(PYTEST) -m "not slow"
+
+slow: setup broker
+	$(PYTEST) -m slow
+
+check: setup lint types tidy
+
+format: setup
+	$(PY) -m ruff check --fix $(FORMATTED)
+	$(PY) -m ruff format $(FORMATTED)
+
+lint: setup
+	$(PY) -m ruff format --check $(FORMATTED)
+	$(PY) -m ruff check $(FORMATTED)
+
+types: setup
+	$(PY) -m mypy
+	$(PY) -m pyright
+
+tidy: setup
+	$(PYTEST) -q tests/test_tidy.py
+
+cover: setup broker
+	$(PY) -m coverage erase
+	$(PY) -m coverage run -m pytest -n auto -m "not slow"
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage html --quiet --fail-under=0
+	$(PY) -m coverage report
+
+docs: setup
+	$(PY) -m pdoc --docformat google --output-directory build/docs ohmqtt
+
+matrix: setup broker
+	$(PY) -m nox --session tests
+
+clean:
+	rm -rf .venv .nox build dist .hypothesis .pytest_cache
