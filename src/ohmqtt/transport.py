@@ -22,16 +22,17 @@ if TYPE_CHECKING:
 
     from .address import Address
 
-__all__ = ["SocketTransport", "TLSTransport", "Transport", "open_transport"]
+__all__ = ["SocketTransport", "TLSTransport", "Transport", "open_transport", "start_tls"]
 
 #: RFC 8305, section 5: the "Connection Attempt Delay" that it recommends.
 ATTEMPT_DELAY_S = 0.25
 
-#: The largest piece of plaintext that a TLS record holds (RFC 8446, section 5.1).
-RECORD_BYTES_MAX = 16384
-
-#: One TLS send stops here, so that a peer as fast as ourselves can't keep the caller from reading.
-TLS_SEND_BYTES_MAX = 64 * RECORD_BYTES_MAX
+#: What TLS takes from the socket in one read: four records of the largest size (RFC 8446, section 5.1), or many small ones.
+RECEIVE_BYTES = 65536
+#: TLS encrypts and sends in pieces of this size: a few records, one system call.
+TLS_PIECE_BYTES = 65536
+#: One send over TLS stops here, so that a peer as fast as ourselves can't keep the caller from reading.
+TLS_SEND_BYTES_MAX = 16 * TLS_PIECE_BYTES
 
 #: What close() takes off the receive buffer at most, in pieces of this size.
 DRAIN_BYTES = 65536
@@ -133,12 +134,33 @@ class SocketTransport:
 
 
 class TLSTransport:
-    """Read and write a TLS socket whose handshake is done."""
+    """Read and write TLS over a connected stream socket. Made by :func:`start_tls`.
 
-    __slots__ = ("_begun", "_receive", "_send", "_socket", "_want_read", "_want_write", "_wants_write", "description")
+    OpenSSL works on memory here, not on the socket: one system call then fetches many small records (servers like to send one for
+    each packet), and whether another complete one is there is mostly known without asking for it in vain.
+    """
 
-    def __init__(self, connected: ssl.SSLSocket, description: str) -> None:
-        """Take over a TLS socket after its handshake, and make it non-blocking."""
+    __slots__ = (
+        "_begun",
+        "_end",
+        "_incoming",
+        "_more",
+        "_outgoing",
+        "_read",
+        "_receive",
+        "_send",
+        "_socket",
+        "_unsent",
+        "_want_read",
+        "_write",
+        "description",
+        "tls",
+    )
+
+    def __init__(
+        self, connected: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, description: str
+    ) -> None:
+        """Take over a socket and make it non-blocking; ``tls`` works on the two memories and has finished its handshake."""
         # Here and not at the top: the module costs more to import than all of ΩQTT, and many never use it.
         import ssl
 
@@ -146,10 +168,20 @@ class TLSTransport:
         self._socket = connected
         self._receive = connected.recv
         self._send = connected.send
+        #: For looking things up: version, cipher, the peer's certificate, the protocol chosen by ALPN.
+        self.tls = tls
+        self._read = tls.read
+        self._write = tls.write
         self._want_read = ssl.SSLWantReadError
-        self._want_write = ssl.SSLWantWriteError
-        self._wants_write = False
-        #: The size of the record that is encrypted already and waits inside for room in the socket.
+        self._incoming = incoming
+        self._outgoing = outgoing
+        #: Memory may hold plaintext, a record or the end: look there before asking the socket. The handshake may have left something.
+        self._more = True
+        #: How the stream ended, once it did: in order (b"") or with an error.
+        self._end: bytes | OSError | None = None
+        #: Encrypted bytes for which the socket had no room.
+        self._unsent = b""
+        #: So many bytes of the caller's data are encrypted, in part unsent, and not yet reported as taken.
         self._begun = 0
         self.description = description
 
@@ -158,81 +190,181 @@ class TLSTransport:
         return self._socket.fileno()
 
     def receive(self, size: int) -> bytes | None:
-        """Return what is there, up to ``size``, from as many records as it takes: servers like to send a record for each packet."""
-        data = self._receive_record(size)
-        if not data:
-            return data
-        chunks = [data]
-        size -= len(data)
-        while size > 0:
+        """Return what has arrived, at most ``size`` bytes, from as many records as are complete."""
+        if self._unsent:
+            self._flush_quietly()
+        data = self._decrypt(size) if self._more else None
+        while data is None:
             try:
-                data = self._receive_record(size)
-            except OSError:
-                # What came before the failure counts. The failure stays: the next call meets it again, or the end of the stream.
-                break
-            if not data:
-                break
-            chunks.append(data)
-            size -= len(data)
-        return b"".join(chunks) if len(chunks) > 1 else chunks[0]
+                encrypted = self._receive(RECEIVE_BYTES)
+            except BlockingIOError:
+                return None
+            if encrypted:
+                self._incoming.write(encrypted)
+            else:
+                # An end without TLS's goodbye is an end as well: each MQTT packet has its length, so none is cut short unnoticed.
+                self._end = b""
+            data = self._decrypt(size)
+        return data
 
-    def _receive_record(self, size: int) -> bytes | None:
-        self._wants_write = False
+    def _decrypt(self, size: int) -> bytes | None:
+        """Return plaintext from memory; ``None`` if no record is complete, ``b""`` at the end of the stream."""
+        chunks: list[bytes] = []
+        self._more = self._end is not None
         try:
-            return self._receive(min(size, RECORD_BYTES_MAX))
+            while self._end is None:
+                data = self._read(size)
+                if not data:
+                    self._end = b""
+                    self._more = True
+                    break
+                chunks.append(data)
+                size -= len(data)
+                if size <= 0:
+                    self._more = True
+                    break
+                # A read that got less than it asked for has used up its record.
+                if not self._incoming.pending:
+                    break
         except self._want_read:
-            return None
-        except self._want_write:
-            self._wants_write = True
-            return None
+            pass
+        except OSError as error:
+            self._end = error
+            self._more = True
+        if self._outgoing.pending:
+            # TLS's own answer, for example to a key update, or the alert that says what was wrong.
+            self._flush_quietly()
+        if chunks:
+            # What came before the end counts; the end shows at the next call.
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if isinstance(self._end, OSError):
+            raise self._end
+        return self._end
 
     def pending(self) -> bool:
-        """Tell whether part of a decrypted record waits inside."""
-        return self._socket.pending() > 0
+        """Tell whether memory may hold what :meth:`receive` had no room for, or the end of the stream."""
+        return self._more
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
-        """Write record by record. OpenSSL wants a record that had no room to be offered again whole, and neither larger nor smaller."""
+        """Encrypt ``data`` in pieces and hand them over. A piece counts as taken when the socket has all of it."""
         size = len(data)
-        begun = self._begun
-        if size < begun:
-            raise ArgumentError(f"data must begin with the {begun} bytes that the last call could not send, it has {size}")
-        if not begun and size <= RECORD_BYTES_MAX:
-            return self._send_record(data, size)
-        sent = 0
+        sent = self._begun
+        if sent or self._unsent:
+            if size < sent:
+                raise ArgumentError(f"data must begin with the {sent} bytes that could not be sent before, it has only {size}")
+            if not self._flush():
+                return 0
+            self._begun = 0
         view = memoryview(data)
         size = min(size, TLS_SEND_BYTES_MAX)
         while sent < size:
-            taken = self._send_record(view[sent:], self._begun or RECORD_BYTES_MAX)
-            if not taken:
+            try:
+                taken = self._write(view[sent : sent + TLS_PIECE_BYTES])
+            except self._want_read:
+                # A server that negotiates anew has to be heard first.
+                break
+            if not self._flush():
+                self._begun = taken
                 break
             sent += taken
         return sent
 
-    def _send_record(self, data: bytes | bytearray | memoryview, size: int) -> int:
+    def _flush(self) -> bool:
+        """Send what is encrypted; tell whether all of it went."""
+        encrypted = self._unsent + self._outgoing.read()
         try:
-            taken = self._send(data if len(data) <= size else data[:size])
-        except (self._want_write, self._want_read):
-            self._begun = min(size, len(data))
-            return 0
-        self._begun = 0
-        return taken
+            sent = self._send(encrypted)
+        except BlockingIOError:
+            sent = 0
+        self._unsent = encrypted[sent:]
+        return not self._unsent
+
+    def _flush_quietly(self) -> None:
+        # While reading: if the connection is broken, what the peer said last is still worth having; the failure shows soon enough.
+        try:
+            self._flush()
+        except OSError:
+            pass
 
     def wants_write(self) -> bool:
-        """Tell whether TLS must write before it can go on reading."""
-        return self._wants_write
+        """Tell whether something encrypted waits for room in the socket."""
+        return bool(self._unsent)
 
     def close(self) -> None:
         """Send TLS's goodbye if there is room for it, and close the socket; what was sent still goes out."""
         if self._socket.fileno() != -1:
+            self._more = False
             try:
-                # Says goodbye, and fails at once because it can't wait for the answer.
-                self._socket.unwrap()
-            except (OSError, ValueError):
+                # Writes the goodbye to memory, then fails because the peer's isn't there.
+                self.tls.unwrap()
+            except OSError:
                 pass
-        _close(self._socket)
+            self._flush_quietly()
+            _close(self._socket)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.description}>"
+
+
+def start_tls(
+    connected: socket.socket,
+    context: ssl.SSLContext,
+    *,
+    server_hostname: str | None = None,
+    server_side: bool = False,
+    timeout_s: float = 30.0,
+    description: str = "",
+) -> TLSTransport:
+    """Do the TLS handshake over a connected stream socket, and return the transport that owns it. Blocks up to ``timeout_s`` seconds.
+
+    Raises :class:`OSError` (:class:`ssl.SSLError`, :class:`TimeoutError`) if the handshake fails, :class:`ValueError` if the host name
+    is none. The socket is closed then.
+    """
+    import ssl
+
+    deadline = time.monotonic() + timeout_s
+    try:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=server_side, server_hostname=server_hostname)
+        while True:
+            try:
+                tls.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            except OSError:
+                _send_alert(connected, outgoing.read())
+                raise
+            else:
+                break
+            connected.settimeout(_time_left(deadline))
+            connected.sendall(outgoing.read())
+            connected.settimeout(_time_left(deadline))
+            encrypted = connected.recv(RECEIVE_BYTES)
+            if not encrypted:
+                raise ConnectionResetError(errno.ECONNRESET, "the peer closed the connection during the TLS handshake")
+            incoming.write(encrypted)
+        connected.settimeout(_time_left(deadline))
+        connected.sendall(outgoing.read())
+        return TLSTransport(connected, tls, incoming, outgoing, f"{description} {tls.version()}".strip())
+    except BaseException:
+        connected.close()
+        raise
+
+
+def _send_alert(connected: socket.socket, encrypted: bytes) -> None:
+    """Let the peer's people know what was wrong, if the socket takes it at once."""
+    connected.setblocking(False)
+    try:
+        connected.send(encrypted)
+    except OSError:
+        pass
+
+
+def _time_left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
 
 
 def _close(sock: socket.socket) -> None:
@@ -289,19 +421,19 @@ def open_transport(
     deadline = time.monotonic() + timeout_s
     if address.scheme == "unix":
         return _open_unix(address, timeout_s, socket_options)
-    options = list(socket_options)
-    if tcp_nodelay:
-        options.insert(0, (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1))
-    candidates = _resolve(address, resolve)
-    failures: list[tuple[str, Exception]] = []
-    connected = _connect_first(candidates, deadline, source_address, options, failures)
-    if connected is None:
-        tried = "; ".join(f"{name}: {_reason(error)}" for name, error in failures)
-        raise ConnectError(f"cannot connect to {address}: {tried}") from failures[-1][1]
-    description = _name(connected.getpeername())
-    if not address.tls:
+    # Before connecting: what is wrong with the settings shouldn't cost a connection.
+    context = _prepare_context(address, tls_context, alpn) if address.tls else None
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), *socket_options] if tcp_nodelay else socket_options
+    connected, description = _connect(address, deadline, source_address, options, resolve)
+    if context is None:
         return SocketTransport(connected, description)
-    return _start_tls(connected, description, address, deadline, tls_context, server_hostname, alpn)
+    name = _certificate_name(address.host) if server_hostname is None else server_hostname
+    try:
+        return start_tls(connected, context, server_hostname=name, timeout_s=deadline - time.monotonic(), description=description)
+    except OSError as error:
+        raise ConnectError(f"cannot connect to {address}: {description}: the TLS handshake failed: {_reason(error)}") from error
+    except ValueError as error:
+        raise ArgumentError(f"server_hostname must be a host name or an IP address, not {name!r}") from error
 
 
 def _open_unix(address: Address, timeout_s: float, options: Sequence[SocketOption]) -> Transport:
@@ -340,21 +472,32 @@ def _resolve(address: Address, resolve: Resolve) -> list[Candidate]:
     return ordered
 
 
+def _connect(
+    address: Address, deadline: float, source_address: tuple[str, int] | None, options: Sequence[SocketOption], resolve: Resolve
+) -> tuple[socket.socket, str]:
+    failures: list[tuple[str, Exception]] = []
+    found = _connect_first(_resolve(address, resolve), deadline, source_address, options, failures)
+    if found is None:
+        tried = "; ".join(f"{name}: {_reason(error)}" for name, error in failures)
+        raise ConnectError(f"cannot connect to {address}: {tried}") from failures[-1][1]
+    return found
+
+
 def _connect_first(
     candidates: Sequence[Candidate],
     deadline: float,
     source_address: tuple[str, int] | None,
     options: Sequence[SocketOption],
     failures: list[tuple[str, Exception]],
-) -> socket.socket | None:
-    """Return the first socket to connect; ``None`` if none does before the deadline, and then ``failures`` has each candidate's story."""
+) -> tuple[socket.socket, str] | None:
+    """Return the first socket to connect, and its name; ``None`` if none does in time, and then ``failures`` tells what became of each."""
     waiting = list(reversed(candidates))
     in_flight: dict[socket.socket, str] = {}
     winner: socket.socket | None = None
     next_start = 0.0
     selector = selectors.DefaultSelector()
     try:
-        while winner is None and (waiting or in_flight):
+        while waiting or in_flight:
             now = time.monotonic()
             if now >= deadline:
                 failures.extend((name, TimeoutError("no answer in time")) for name in in_flight.values())
@@ -379,7 +522,7 @@ def _connect_first(
                 failure = _connect_failure(sock)
                 if failure is None:
                     winner = sock
-                    break
+                    return sock, name
                 failures.append((name, failure))
                 selector.unregister(sock)
                 del in_flight[sock]
@@ -390,7 +533,7 @@ def _connect_first(
         for sock in in_flight:
             if sock is not winner:
                 sock.close()
-    return winner
+    return None
 
 
 def _begin_connect(
@@ -422,37 +565,25 @@ def _connect_failure(sock: socket.socket) -> OSError | None:
     return None
 
 
-def _start_tls(
-    connected: socket.socket,
-    name: str,
-    address: Address,
-    deadline: float,
-    context: ssl.SSLContext | None,
-    server_hostname: str | None,
-    alpn: Sequence[str] | None,
-) -> Transport:
+def _prepare_context(address: Address, context: ssl.SSLContext | None, alpn: Sequence[str] | None) -> ssl.SSLContext:
     try:
+        import ssl
+    except ImportError as error:
+        raise NotSupportedError(f"cannot connect to {address}: this Python has no TLS (the ssl module)") from error
+    if context is None:
+        context = ssl.create_default_context()
+        context.options |= ssl.OP_NO_RENEGOTIATION
+    if alpn is not None:
         try:
-            import ssl
-        except ImportError as error:
-            raise NotSupportedError(f"cannot connect to {address}: this Python has no ssl module") from error
-        if context is None:
-            context = ssl.create_default_context()
-            context.options |= ssl.OP_NO_RENEGOTIATION
-        if alpn is not None:
             context.set_alpn_protocols(list(alpn))
-        if server_hostname is None:
-            # Neither the final dot of an absolute name nor the zone of a link-local address is in a certificate.
-            server_hostname = address.host.rstrip(".").partition("%")[0]
-        connected.settimeout(max(deadline - time.monotonic(), 0.001))
-        encrypted = context.wrap_socket(connected, server_hostname=server_hostname)
-    except (OSError, ValueError) as error:
-        connected.close()
-        raise ConnectError(f"cannot connect to {address}: {name}: the TLS handshake failed: {_reason(error)}") from error
-    except BaseException:
-        connected.close()
-        raise
-    return TLSTransport(encrypted, f"{name} {encrypted.version()}")
+        except (OSError, ValueError, TypeError) as error:
+            raise ArgumentError(f"alpn must be names of 1 to 255 ASCII characters, not {alpn!r}") from error
+    return context
+
+
+def _certificate_name(host: str) -> str:
+    # Neither the final dot of an absolute name nor the zone of a link-local address is in a certificate.
+    return host.removesuffix(".").partition("%")[0]
 
 
 def _name(socket_address: Any) -> str:
