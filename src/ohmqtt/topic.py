@@ -10,18 +10,20 @@ No function here recurses, because a filter may have 65,536 levels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from operator import attrgetter
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from .errors import ArgumentError
+from .mqtt_spec import STRING_BYTES_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["TopicTree", "is_shared", "matches", "matching_part", "overlaps", "validate_topic_filter", "validate_topic_name"]
 
 T = TypeVar("T")
 
 SHARED_PREFIX: Final = "$share/"
-TOPIC_BYTES_MAX: Final = 65_535
 # The match cache: 10,000 busy topics fit. Long topics and long results stay outside, so that it can't grow beyond some 20 MB.
 CACHE_TOPICS_MAX: Final = 16_384
 CACHE_TOPIC_CHARACTERS_MAX: Final = 256
@@ -31,8 +33,10 @@ CACHE_VALUES_MAX: Final = 64
 def validate_topic_name(topic: str) -> bytes:
     """Check a Topic Name and return it as UTF-8 (section 4.7.3).
 
-    :param topic: 1 to 65,535 bytes of UTF-8 without wildcards, U+0000 and lone surrogates. It is taken as it is: nothing is normalised.
-    :raises ArgumentError: If it breaks one of these rules.
+    A name has 1 to 65,535 bytes of UTF-8 without wildcards, U+0000 and lone surrogates. It is taken as it is: nothing is normalised.
+
+    Raises:
+        ArgumentError: the name breaks one of these rules.
     """
     encoded = _encode(topic, "topic name")
     if "+" in topic or "#" in topic:  # [MQTT-3.3.2-2] [MQTT-4.7.0-1]
@@ -43,8 +47,10 @@ def validate_topic_name(topic: str) -> bytes:
 def validate_topic_filter(topic_filter: str) -> bytes:
     """Check a Topic Filter, shared (``$share/name/filter``) or not, and return it as UTF-8 (sections 4.7.1, 4.7.3 and 4.8.2).
 
-    :param topic_filter: 1 to 65,535 bytes of UTF-8 without U+0000 and lone surrogates; ``+`` only as a whole level, ``#`` only as the last.
-    :raises ArgumentError: If it breaks one of these rules.
+    A filter has 1 to 65,535 bytes of UTF-8 without U+0000 and lone surrogates; ``+`` is a whole level, ``#`` the whole last level.
+
+    Raises:
+        ArgumentError: the filter breaks one of these rules.
     """
     encoded = _encode(topic_filter, "topic filter")
     part = topic_filter
@@ -94,7 +100,7 @@ def matches(topic_filter: str, topic: str) -> bool:
     if len(filter_levels) != len(topic_levels):
         return False
     # [MQTT-4.7.3-4] Levels are compared as they are, without normalisation.
-    return all(wanted == "+" or wanted == level for wanted, level in zip(filter_levels, topic_levels))
+    return all(wanted in ("+", level) for wanted, level in zip(filter_levels, topic_levels, strict=True))
 
 
 def overlaps(filter_a: str, filter_b: str) -> bool:
@@ -110,10 +116,10 @@ def overlaps(filter_a: str, filter_b: str) -> bool:
         return False
     levels_a = part_a.split("/")
     levels_b = part_b.split("/")
-    for level_a, level_b in zip(levels_a, levels_b):
-        if level_a == "#" or level_b == "#":
+    for level_a, level_b in zip(levels_a, levels_b, strict=False):
+        if "#" in (level_a, level_b):
             return True
-        if level_a != level_b and level_a != "+" and level_b != "+":
+        if level_a != level_b and "+" not in (level_a, level_b):
             return False
     if len(levels_a) > len(levels_b):
         levels_a, levels_b = levels_b, levels_a
@@ -204,7 +210,8 @@ class TopicTree(Generic[T]):
     def __setitem__(self, topic_filter: str, value: T) -> None:
         """Store a value under a filter; a stored filter keeps its place in the order.
 
-        :raises ArgumentError: If the filter is not valid.
+        Raises:
+            ArgumentError: the filter is not valid.
         """
         entry = self._entries.get(topic_filter)
         if entry is not None:
@@ -236,7 +243,8 @@ class TopicTree(Generic[T]):
     def __delitem__(self, topic_filter: str) -> None:
         """Remove a filter.
 
-        :raises KeyError: If it isn't stored.
+        Raises:
+            KeyError: it isn't stored.
         """
         entry = self._entries.pop(topic_filter)
         part = matching_part(topic_filter)
@@ -267,10 +275,7 @@ class TopicTree(Generic[T]):
         self.cache.clear()
 
     def match(self, topic: str) -> tuple[T, ...]:
-        """Return the values of all filters that match a topic name (section 4.7), oldest filter first.
-
-        :param topic: A valid Topic Name.
-        """
+        """Return the values of all filters that match a topic name (section 4.7), oldest filter first. The name must be valid."""
         values = self.cache.get(topic)
         if values is not None:
             return values
@@ -288,9 +293,7 @@ class TopicTree(Generic[T]):
         """Return the stored filters that some topic name matches together with this one, oldest first.
 
         The same as asking :func:`overlaps` about each stored filter, this one included if it is stored; but only those parts of the tree
-        are visited that the given filter leads to.
-
-        :param topic_filter: A valid Topic Filter, stored or not.
+        are visited that the given filter leads to. The filter must be valid.
         """
         part = matching_part(topic_filter)
         found = self._find_overlapping(part)
@@ -369,10 +372,8 @@ class TopicTree(Generic[T]):
 
 def _below(node: _Node[T], is_root: bool) -> list[_Node[T]]:
     """Return the nodes that a wildcard leads to from here."""
-    if is_root:  # [MQTT-4.7.2-1]
-        below = [child for level, child in node.children.items() if level[:1] != "$"]
-    else:
-        below = list(node.children.values())
+    # [MQTT-4.7.2-1] At the first level, wildcards don't lead to what begins with '$'.
+    below = [child for level, child in node.children.items() if not (is_root and level[:1] == "$")]
     if node.plus is not None:
         below.append(node.plus)
     return below
@@ -390,11 +391,11 @@ def _encode(text: str, field: str) -> bytes:
         encoded = text.encode()
     except UnicodeEncodeError as error:  # [MQTT-1.5.4-1]
         raise ArgumentError(f"{field} {_shown(text)} contains a lone surrogate, which UTF-8 can't express") from error
-    if len(encoded) > TOPIC_BYTES_MAX:  # [MQTT-4.7.3-3]
-        raise ArgumentError(f"{field} {_shown(text)} has {len(encoded):,} bytes of UTF-8; the limit is {TOPIC_BYTES_MAX:,}")
+    if len(encoded) > STRING_BYTES_MAX:  # [MQTT-4.7.3-3]
+        raise ArgumentError(f"{field} {_shown(text)} has {len(encoded):,} bytes of UTF-8; the limit is {STRING_BYTES_MAX:,}")
     return encoded
 
 
 def _shown(text: str) -> str:
     """Quote a text for a message, shortened if it is long."""
-    return ascii(text) if len(text) <= 80 else f"{ascii(text[:60])}… ({len(text):,} characters)"
+    return ascii(text) if len(text) <= 80 else f"{text[:60]!a}… ({len(text):,} characters)"

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Final
 
 from .errors import ArgumentError, ProtocolError, TopicAliasError
+from .mqtt_spec import ReasonCode
 
 __all__ = ["AliasPolicy", "InboundAliases", "OutboundAliases"]
 
@@ -22,9 +23,7 @@ TRY_ALIASES_MAX: Final = 4_096
 # A topic takes an alias over from another one when it was used this much more often of late: 2 × the other's uses + 4.
 TAKEOVER_FACTOR: Final = 2
 TAKEOVER_HEAD_START: Final = 4
-# Former glory counts for this much when uses are halved, so that a topic that fell silent loses its alias after a few rounds.
-REMEMBERED_USES_MAX: Final = 64
-# A round is at least so many uses of topics without alias, so that few aliases don't age too fast to be compared.
+# A round is as many uses of topics without alias as there are aliases, but at least this many: of fewer, counts would be mere chance.
 ROUND_MIN: Final = 16
 
 _UNALIASED: Final = (0, True)
@@ -62,14 +61,14 @@ class _Binding:
 class OutboundAliases:
     """The aliases that we send on one network connection.
 
-    Among topics with ``AliasPolicy.TRY``, the busiest of late keep their aliases: uses are counted, a hand goes round the aliases by one
-    step for each use of a topic that has none, halves the count that it finds, and hands the alias over if that topic is clearly busier.
-    Each call costs the same, however many aliases there are.
+    Among topics with ``AliasPolicy.TRY``, the busiest of late keep their aliases. Uses are counted; each use of a topic that has no alias
+    compares it with the holder of one, the next in turn, and takes that alias over if the topic is clearly busier. At the end of a round
+    all counts are halved, so that former glory fades. What a call costs on average doesn't depend on the number of aliases.
 
-    :param maximum: The server's Topic Alias Maximum, 0 to 65,535 (section 3.2.2.3.8).
+    ``maximum`` is the server's Topic Alias Maximum, 0 to 65,535 (section 3.2.2.3.8).
     """
 
-    __slots__ = ("_bindings", "_hand", "_slots", "_waiting", "maximum")
+    __slots__ = ("_bindings", "_misses", "_slots", "_waiting", "maximum")
 
     def __init__(self, maximum: int) -> None:
         if not 0 <= maximum <= ALIAS_MAX:
@@ -77,16 +76,18 @@ class OutboundAliases:
         self.maximum = maximum
         self._bindings: dict[str, _Binding] = {}
         self._slots: list[_Binding] = []  # by alias - 1
-        # Recent uses of topics without alias. At most two rounds' worth of topics: counts of 0 are removed at the end of each round.
+        # Recent uses of topics without alias. Halving keeps their sum, and so the number of topics, below that of two rounds.
         self._waiting: dict[str, int] = {}
-        self._hand = 0
+        self._misses = 0  # in this round
 
     def assign(self, topic: str, policy: AliasPolicy) -> tuple[int, bool]:
         """Choose the alias for a PUBLISH that is about to be written.
 
-        :return: The alias, or 0 for none; and whether the packet must carry the topic name. What is returned must be sent so, in the order
-            of the calls; whoever leaves the alias off in spite of it says so with :meth:`discard`.
-        :raises TopicAliasError: If the policy is ALWAYS, no alias is to be had, and none was reserved for this topic.
+        Returns the alias, or 0 for none; and whether the packet must carry the topic name. The packets must be written so, in the order
+        of the calls; whoever leaves the alias off in spite of it says so with :meth:`discard`.
+
+        Raises:
+            TopicAliasError: the policy is ALWAYS, no alias is to be had, and none was reserved for this topic.
         """
         if policy is _NEVER:
             return _UNALIASED
@@ -107,14 +108,12 @@ class OutboundAliases:
     def reserve(self, topic: str) -> None:
         """Promise an alias to a topic, for the life of the connection, so that :meth:`assign` can't fail for it.
 
-        :raises TopicAliasError: If the server offers none, or all that it offers are promised to other topics.
+        Raises:
+            TopicAliasError: the server offers none, or all that it offers are promised to other topics.
         """
         binding = self._bindings.get(topic)
         if binding is None:
-            if len(self._slots) < self.maximum:
-                binding = self._bind_new(topic)
-            else:
-                binding = self._take_from_least_used(topic)
+            binding = self._bind_new(topic) if len(self._slots) < self.maximum else self._take_from_least_used(topic)
         binding.required = True
 
     def discard(self, topic: str) -> None:
@@ -134,18 +133,15 @@ class OutboundAliases:
         if not slots:
             return None
         uses = self._waiting[topic] = self._waiting.get(topic, 0) + 1
-        hand = self._hand
-        # The round may be longer than the row of aliases: see ROUND_MIN.
-        if hand < len(slots):
-            holder = slots[hand]
-            if not holder.required:
-                if uses >= TAKEOVER_FACTOR * holder.uses + TAKEOVER_HEAD_START:
-                    self._waiting[holder.topic] = holder.uses
-                    return self._rebind(holder, topic, self._waiting.pop(topic))
-                holder.uses = min(holder.uses, REMEMBERED_USES_MAX) >> 1
-        self._hand = hand + 1
-        if self._hand >= len(slots) and self._hand >= ROUND_MIN:
-            self._hand = 0
+        holder = slots[self._misses % len(slots)]
+        self._misses += 1
+        if not holder.required and uses >= TAKEOVER_FACTOR * holder.uses + TAKEOVER_HEAD_START:
+            self._waiting[holder.topic] = holder.uses
+            return self._rebind(holder, topic)
+        if self._misses >= len(slots) and self._misses >= ROUND_MIN:
+            self._misses = 0
+            for holder in slots:
+                holder.uses >>= 1
             self._waiting = {waiting: uses >> 1 for waiting, uses in self._waiting.items() if uses > 1}
         return None
 
@@ -156,10 +152,10 @@ class OutboundAliases:
         self._bindings[topic] = binding
         return binding
 
-    def _rebind(self, holder: _Binding, topic: str, uses: int) -> _Binding:
+    def _rebind(self, holder: _Binding, topic: str) -> _Binding:
         """Move an alias to another topic."""
         del self._bindings[holder.topic]
-        binding = _Binding(topic, holder.alias, uses)
+        binding = _Binding(topic, holder.alias, self._waiting.pop(topic, 0))
         self._slots[holder.alias - 1] = binding
         self._bindings[topic] = binding
         return binding
@@ -173,13 +169,13 @@ class OutboundAliases:
             raise TopicAliasError(
                 f"AliasPolicy.ALWAYS: all {self.maximum:,} topic aliases that the server offers are promised to other topics"
             )
-        return self._rebind(min(holders, key=lambda holder: holder.uses), topic, self._waiting.pop(topic, 0))
+        return self._rebind(min(holders, key=lambda holder: holder.uses), topic)
 
 
 class InboundAliases:
     """The aliases that the server sends on one network connection.
 
-    :param maximum: The Topic Alias Maximum that our CONNECT offered, 0 to 65,535 (section 3.1.2.11.5). It bounds the memory: so many topics.
+    ``maximum`` is the Topic Alias Maximum that our CONNECT offered, 0 to 65,535 (section 3.1.2.11.5). It bounds the memory: so many topics.
     """
 
     __slots__ = ("_topics", "maximum")
@@ -193,17 +189,21 @@ class InboundAliases:
     def resolve(self, topic: str, alias: int) -> str:
         """Return the topic of a received PUBLISH that carries an alias, and note what the alias stands for.
 
-        :param topic: The topic name as received; empty if the alias stands alone.
-        :raises ProtocolError: 0x94 if the alias is 0 or larger than offered, 0x82 if it stands alone and for nothing.
+        ``topic`` is the topic name as received, empty if the alias stands alone.
+
+        Raises:
+            ProtocolError: 0x94 if the alias is 0 or larger than offered; 0x82 if it stands alone and for nothing.
         """
         if not topic:
             known = self._topics.get(alias)
             if known is not None:
                 return known
         if not 0 < alias <= self.maximum:  # [MQTT-3.1.2-26] [MQTT-3.1.2-27] [MQTT-3.3.2-8]
-            raise ProtocolError(f"PUBLISH with topic alias {alias}; this client offered {_offered(self.maximum)}", 0x94)
+            raise ProtocolError(
+                f"PUBLISH with topic alias {alias}; this client offered {_offered(self.maximum)}", ReasonCode.TOPIC_ALIAS_INVALID
+            )
         if not topic:
-            raise ProtocolError(f"PUBLISH without topic name, and topic alias {alias} was not set on this connection", 0x82)
+            raise ProtocolError(f"PUBLISH without topic name, and topic alias {alias} was not set on this connection")
         self._topics[alias] = topic
         return topic
 
