@@ -1,6 +1,6 @@
 """What a message costs: CPU µs per message and messages per second, for ΩQTT and its yardsticks in one interleaved run.
 
-``python bench/client.py`` runs everything; ``--help`` lists the choices; ``bench/README.md`` says how to read the result.
+``python3 -m bench.client`` runs everything; ``--help`` lists the choices; ``bench/README.md`` says how to read the result.
 
 It owns the order of the runs and the clock. Each run is a fresh process against a fresh sink; the process times itself from "connected" to
 "all acknowledged" (publish) or "the end mark was delivered", which the sink sends after the last acknowledgement (receive). Invariant: a
@@ -102,7 +102,7 @@ def _run_ohmqtt(case: str, qos: int, port: int, payloads: Sequence[bytes], filte
 
 
 def _run_bare(case: str, qos: int, port: int, payloads: Sequence[bytes], filters: Sequence[str], clock: _Clock) -> None:
-    from bare_threads import BareClient, BareMessage
+    from bench.bare_threads import BareClient, BareMessage
 
     client = BareClient(port)
     if case == "publish":
@@ -133,7 +133,7 @@ def _run_bare(case: str, qos: int, port: int, payloads: Sequence[bytes], filters
 
 
 def _run_floor(case: str, qos: int, port: int, payloads: Sequence[bytes], filters: Sequence[str], clock: _Clock) -> None:
-    import floor
+    from bench import floor
 
     link, window = floor.connect(port)
     clock.start()
@@ -148,7 +148,7 @@ def _run_floor(case: str, qos: int, port: int, payloads: Sequence[bytes], filter
 
 def _run_ceiling(case: str, qos: int, port: int, payloads: Sequence[bytes], _filters: Sequence[str], clock: _Clock) -> None:
     """Blast bytes prepared beforehand and count the answer: what the sink itself can take."""
-    import floor
+    from bench import floor
 
     if case != "publish" or qos > 1:
         raise SystemExit("the ceiling has publish0 and publish1 only")
@@ -242,7 +242,7 @@ def _child(options: argparse.Namespace) -> None:
 
 def _one_run(contender: str, case: str, options: argparse.Namespace) -> dict[str, Any]:
     """Start a sink and a fresh process, and return the figures of both; ``error`` names what went wrong."""
-    from sink import Sink
+    from bench.sink import Sink
 
     kind, qos = case[:-1], int(case[-1])
     arguments = {"case": kind, "qos": qos, "count": options.count, "size": options.size, "timeout": _WAIT_S}
@@ -331,9 +331,7 @@ def main() -> int:
     parser.add_argument("--child-case", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    source = _HERE.parent / "src"
-    if source.is_dir():
-        sys.path.insert(0, str(source))
+    sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "src")]
     if options.child:
         _child(options)
         return 0

@@ -4,7 +4,7 @@ It owns the choice between ``sink.c`` (compiled on first use into the user's cac
 either. Both speak the same arguments (``name=value``), print their port first and one JSON report last. Invariant: a client that breaks a
 rule (order, identifiers in use, Receive Maximum, something missing) is reported, never timed.
 
-``python bench/sink.py case=publish count=1000`` runs the Python stand-in by hand.
+``python3 -m bench.sink case=publish count=1000`` runs the Python stand-in by hand.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from typing_extensions import Self
 
 __all__ = ["Sink", "compiled_sink"]
 
@@ -88,7 +90,7 @@ class Sink:
         if self._process.stdout is not None:
             self._process.stdout.close()
 
-    def __enter__(self) -> Sink:  # noqa: PYI034  (Self needs Python 3.11)
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
