@@ -8,7 +8,6 @@ BIN := .venv/bin
 endif
 PY := $(BIN)/python
 PYTEST := $(PY) -m pytest -n auto
-FORMATTED := src tests examples scripts noxfile.py $(wildcard bench)
 
 .PHONY: help setup run test slow check format lint types tidy cover docs matrix broker clean
 
@@ -41,12 +40,12 @@ slow: setup broker
 check: setup lint types tidy
 
 format: setup
-	$(PY) -m ruff check --fix $(FORMATTED)
-	$(PY) -m ruff format $(FORMATTED)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
 
 lint: setup
-	$(PY) -m ruff format --check $(FORMATTED)
-	$(PY) -m ruff check $(FORMATTED)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
 
 types: setup
 	$(PY) -m mypy
