@@ -108,19 +108,19 @@ def parse_address(text: str) -> Address:
     """
     if not isinstance(text, str):
         raise ArgumentError(f"address must be a str, not {type(text).__name__}")
-    if any(character <= " " or character == "\x7f" for character in text) and not text.startswith("unix:"):
-        raise ArgumentError(f"address {_shown(text)}: spaces and control characters are not allowed")
-    if text.startswith("unix:"):
+    if text[:5].lower() == "unix:":
         return _parse_unix(text)
+    if any(character <= " " or character == "\x7f" for character in text):
+        raise ArgumentError(f"address {_shown(text)}: spaces and control characters are not allowed")
     scheme, separator, rest = text.partition("://")
     if not separator:
         scheme, rest = "mqtt", text
     scheme = scheme.lower()
-    if scheme == "unix" or scheme not in _PORTS:
+    if scheme not in _PORTS:
         raise ArgumentError(f"address {_shown(text)}: the scheme must be one of {', '.join(_PORTS)}")
     authority, path = _split_path(rest)
     if scheme in {"ws", "wss"}:
-        path = path or "/"
+        path = _check_resource(path, text)
     elif path and path != "/":
         raise ArgumentError(f"address {_shown(text)}: nothing may follow the port with {scheme}://")
     else:
@@ -145,6 +145,13 @@ def _split_path(rest: str) -> tuple[str, str]:
         if character in "/?#":
             return rest[:offset], rest[offset:]
     return rest, ""
+
+
+def _check_resource(path: str, text: str) -> str:
+    if "#" in path or not path.isascii():
+        # RFC 6455, section 3, and RFC 3986.
+        raise ArgumentError(f"address {_shown(text)}: after the port there is an ASCII path, perhaps with a ?query, and no #fragment")
+    return path if path.startswith("/") else f"/{path}"
 
 
 def _parse_unix(text: str) -> Address:
