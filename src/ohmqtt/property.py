@@ -10,15 +10,16 @@ with one property doesn't pay for seventeen. Identifiers and rules are in ``_PRO
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from struct import Struct
+import struct
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, final
 
 from .errors import ArgumentError, MalformedPacketError, ProtocolError
-from .mqtt_spec import UINT32_MAX, VARINT_MAX, PropertyId, ReasonCode
-from .serialization import decode_varint, encode_binary, encode_string, encode_string_pair, encode_varint
+from .mqtt_spec import UINT32_MAX, VARINT_MAX, PropertyId
+from .serialization import decode_string, decode_varint, encode_binary, encode_string, encode_string_pair, encode_varint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from typing import TypeAlias
 
     from typing_extensions import Self
@@ -43,106 +44,204 @@ __all__ = [
     "Properties",
 ]
 
-# Wire types, in the order in which the decoder asks for them.
-_STRING, _PAIR, _BINARY, _UINT8, _UINT16, _UINT32, _VARINT, _VARINTS = range(8)
+# Wire types, in the order in which the decoder asks for them. A topic is a string with rules of its own.
+_STRING, _PAIR, _BINARY, _UINT8, _UINT32, _UINT16, _TOPIC, _VARINT, _VARINTS = range(9)
 
-_UINT16_AFTER_IDENTIFIER = Struct(">BH")
-_UINT32_AFTER_IDENTIFIER = Struct(">BI")
+_UINT32_AT = struct.Struct(">I").unpack_from
+_UINT16_AFTER_IDENTIFIER = struct.Struct(">BH")
+_UINT32_AFTER_IDENTIFIER = struct.Struct(">BI")
 
 
 class _Row(NamedTuple):
     name: str
     identifier: int
     wire_type: int
+    # The smallest integer allowed. The largest follows from the wire type: all bytes are truth values, everything else has its whole range.
     minimum: int = 0
-    maximum: int = 0
-    # What a value outside minimum..maximum is answered with.
-    reason_code: int = ReasonCode.PROTOCOL_ERROR.value
 
 
-def _row(identifier: PropertyId, wire_type: int, minimum: int = 0, maximum: int = 0, reason_code: int = 0x82) -> _Row:
-    return _Row(identifier.name, identifier.value, wire_type, minimum, maximum, reason_code)
+def _row(identifier: PropertyId, wire_type: int, minimum: int = 0) -> _Row:
+    return _Row(identifier.name, identifier.value, wire_type, minimum)
 
 
 # The one table. Encoders write in this order: Message Expiry Interval comes first, so that whoever ages a queued message finds it
 # right after the length.
 _PROPERTIES = (
-    _row(PropertyId.MessageExpiryInterval, _UINT32, 0, UINT32_MAX),
-    _row(PropertyId.PayloadFormatIndicator, _UINT8, 0, 1),
+    _row(PropertyId.MessageExpiryInterval, _UINT32),
+    _row(PropertyId.PayloadFormatIndicator, _UINT8),
     _row(PropertyId.ContentType, _STRING),
-    _row(PropertyId.ResponseTopic, _STRING),
+    _row(PropertyId.ResponseTopic, _TOPIC),
     _row(PropertyId.CorrelationData, _BINARY),
-    _row(PropertyId.SubscriptionIdentifier, _VARINT, 1, VARINT_MAX),
-    _row(PropertyId.SessionExpiryInterval, _UINT32, 0, UINT32_MAX),
+    _row(PropertyId.SubscriptionIdentifier, _VARINT, 1),  # as many as there are in a PUBLISH
+    _row(PropertyId.SessionExpiryInterval, _UINT32),
     _row(PropertyId.AssignedClientIdentifier, _STRING),
-    _row(PropertyId.ServerKeepAlive, _UINT16, 0, 65_535),
+    _row(PropertyId.ServerKeepAlive, _UINT16),
     _row(PropertyId.AuthenticationMethod, _STRING),
     _row(PropertyId.AuthenticationData, _BINARY),
-    _row(PropertyId.RequestProblemInformation, _UINT8, 0, 1),
-    _row(PropertyId.WillDelayInterval, _UINT32, 0, UINT32_MAX),
-    _row(PropertyId.RequestResponseInformation, _UINT8, 0, 1),
+    _row(PropertyId.RequestProblemInformation, _UINT8),
+    _row(PropertyId.WillDelayInterval, _UINT32),
+    _row(PropertyId.RequestResponseInformation, _UINT8),
     _row(PropertyId.ResponseInformation, _STRING),
     _row(PropertyId.ServerReference, _STRING),
     _row(PropertyId.ReasonString, _STRING),
-    _row(PropertyId.ReceiveMaximum, _UINT16, 1, 65_535),
-    _row(PropertyId.TopicAliasMaximum, _UINT16, 0, 65_535),
-    _row(PropertyId.TopicAlias, _UINT16, 1, 65_535, ReasonCode.TOPIC_ALIAS_INVALID.value),  # [MQTT-3.3.2-8]
-    _row(PropertyId.MaximumQoS, _UINT8, 0, 1),
-    _row(PropertyId.RetainAvailable, _UINT8, 0, 1),
-    _row(PropertyId.MaximumPacketSize, _UINT32, 1, UINT32_MAX),
-    _row(PropertyId.WildcardSubscriptionAvailable, _UINT8, 0, 1),
-    _row(PropertyId.SubscriptionIdentifierAvailable, _UINT8, 0, 1),
-    _row(PropertyId.SharedSubscriptionAvailable, _UINT8, 0, 1),
+    _row(PropertyId.ReceiveMaximum, _UINT16, 1),
+    _row(PropertyId.TopicAliasMaximum, _UINT16),
+    _row(PropertyId.TopicAlias, _UINT16, 1),
+    _row(PropertyId.MaximumQoS, _UINT8),
+    _row(PropertyId.RetainAvailable, _UINT8),
+    _row(PropertyId.MaximumPacketSize, _UINT32, 1),
+    _row(PropertyId.WildcardSubscriptionAvailable, _UINT8),
+    _row(PropertyId.SubscriptionIdentifierAvailable, _UINT8),
+    _row(PropertyId.SharedSubscriptionAvailable, _UINT8),
     _row(PropertyId.UserProperty, _PAIR),
 )
-_RESPONSE_TOPIC = PropertyId.ResponseTopic.value
+_MAXIMUM = {_UINT8: 1, _UINT16: 65_535, _UINT32: UINT32_MAX, _VARINT: VARINT_MAX, _VARINTS: VARINT_MAX}
 
 _new = object.__new__
 _set = object.__setattr__
 
 
-def _encode_integer(row: _Row, value: object) -> tuple[int, bytes]:
-    """Check one integer against its row; return it as a plain ``int``, and identifier and value as bytes."""
-    _, identifier, wire_type, minimum, maximum, _ = row
-    if not isinstance(value, int) or (value.__class__ is bool and maximum != 1):
-        raise ArgumentError(f"integer expected, got {type(value).__name__}: {value!r:.100}")
-    if not minimum <= value <= maximum:
-        raise ArgumentError(f"{value} is out of range, {minimum} to {maximum}")
-    value = int(value)
+# Encoders by wire type: they check a value against its row and return it as it is kept, and all its occurrences as bytes.
+
+
+def _encode_string(row: _Row, value: str) -> tuple[str, bytes]:
+    return value, _TAGS[row[1]] + encode_string(value)
+
+
+def _encode_topic(row: _Row, value: str) -> tuple[str, bytes]:
+    encoded = encode_string(value)
+    if not value or "+" in value or "#" in value:  # [MQTT-3.3.2-14]
+        raise ArgumentError(f"a topic name without wildcards expected, got {value[:50]!r}")
+    return value, _TAGS[row[1]] + encoded
+
+
+def _encode_pairs(row: _Row, value: Any) -> tuple[tuple[tuple[str, str], ...], bytes]:
+    # In the order given, with repeats [MQTT-3.1.3-10], [MQTT-3.3.2-18].
+    pairs = tuple(value.items()) if isinstance(value, Mapping) else tuple(value)
+    encoded = b"".join([_TAGS[row[1]] + encode_string_pair(pair) for pair in pairs])
+    return tuple([(pair[0], pair[1]) for pair in pairs]), encoded
+
+
+def _encode_binary(row: _Row, value: bytes) -> tuple[bytes, bytes]:
+    encoded = encode_binary(value)
+    return encoded[2:], _TAGS[row[1]] + encoded
+
+
+def _encode_integer(row: _Row, value: Any) -> tuple[int, bytes]:
+    _, identifier, wire_type, minimum = row
+    if value.__class__ is not int:
+        if not isinstance(value, int) or (isinstance(value, bool) and wire_type != _UINT8):
+            raise ArgumentError(f"integer expected, got {type(value).__name__}: {value!r:.100}")
+        value = int(value)
+    if not minimum <= value <= _MAXIMUM[wire_type]:
+        raise ArgumentError(f"{value} is out of range, {minimum} to {_MAXIMUM[wire_type]}")
     if wire_type == _UINT8:
         return value, bytes((identifier, value))
     if wire_type == _UINT16:
         return value, _UINT16_AFTER_IDENTIFIER.pack(identifier, value)
     if wire_type == _UINT32:
         return value, _UINT32_AFTER_IDENTIFIER.pack(identifier, value)
-    return value, bytes((identifier,)) + encode_varint(value)
+    return value, _TAGS[identifier] + encode_varint(value)
 
 
-def _encode_value(row: _Row, value: Any) -> tuple[object, bytes]:
-    """Check one value against its row; return it as it is kept, and all its occurrences as bytes."""
-    name, identifier, wire_type = row[:3]
+def _encode_integers(row: _Row, value: int | Iterable[int]) -> tuple[tuple[int, ...], bytes]:
+    coded = [_encode_integer(row, item) for item in ((value,) if isinstance(value, int) else value)]
+    return tuple([item for item, _ in coded]), b"".join([encoded for _, encoded in coded])
+
+
+_TAGS = tuple(bytes((identifier,)) for identifier in range(128))
+_ENCODERS: dict[int, Callable[[_Row, Any], tuple[object, bytes]]] = {
+    _STRING: _encode_string,
+    _PAIR: _encode_pairs,
+    _BINARY: _encode_binary,
+    _UINT8: _encode_integer,
+    _UINT32: _encode_integer,
+    _UINT16: _encode_integer,
+    _TOPIC: _encode_topic,
+    _VARINT: _encode_integer,
+    _VARINTS: _encode_integers,
+}
+
+
+def _decode_values(rows: dict[int, tuple[str, int, int]], data: bytes, offset: int, stop: int) -> dict[str, Any]:
+    """Decode ``data[offset:stop]``: name, wire type and minimum by identifier → value by name.
+
+    Reading over ``stop`` is found out once, at the end; until then, it must not be mistaken for anything else.
+    """
+    values: dict[str, Any] = {}
+    many: list[str] = []
+    name = ""
     try:
-        if wire_type == _STRING:
-            encoded = encode_string(value)
-            if identifier == _RESPONSE_TOPIC and (not value or "+" in value or "#" in value):  # [MQTT-3.3.2-14]
-                raise ArgumentError(f"a topic name without wildcards expected, got {value[:50]!r}")
-            return value, bytes((identifier,)) + encoded
-        if wire_type == _PAIR:
-            pairs = tuple(value.items() if isinstance(value, Mapping) else value)
-            tag = bytes((identifier,))
-            # In the order given, with repeats [MQTT-3.1.3-10], [MQTT-3.3.2-18].
-            return tuple(map(tuple, pairs)), b"".join([tag + encode_string_pair(pair) for pair in pairs])
-        if wire_type == _BINARY:
-            encoded = encode_binary(value)
-            return encoded[2:], bytes((identifier,)) + encoded
-        if wire_type == _VARINTS:
-            coded = [_encode_integer(row, item) for item in ((value,) if isinstance(value, int) else value)]
-            return tuple([item for item, _ in coded]), b"".join([encoded for _, encoded in coded])
-        return _encode_integer(row, value)
-    except ArgumentError as error:
-        raise ArgumentError(f"{name}: {error}") from None
-    except TypeError as error:
-        raise ArgumentError(f"{name}: got {type(value).__name__}, {value!r:.100}: {error}") from None
+        while offset < stop:
+            name, wire_type, minimum = rows[data[offset]]
+            if wire_type == _STRING:
+                start = offset + 3
+                offset = start + (data[offset + 1] << 8 | data[offset + 2])
+                value: Any = data[start:offset].decode()
+                if "\0" in value:  # [MQTT-1.5.4-2]
+                    raise MalformedPacketError(f"{name} holds U+0000")
+            elif wire_type == _PAIR:
+                start = offset + 3
+                middle = start + (data[offset + 1] << 8 | data[offset + 2])
+                offset = middle + 2 + (data[middle] << 8 | data[middle + 1])
+                key = data[start:middle].decode()
+                value = data[middle + 2 : offset].decode()
+                if "\0" in key or "\0" in value:  # [MQTT-1.5.7-1]
+                    raise MalformedPacketError(f"{name} holds U+0000")
+                if name in values:
+                    values[name].append((key, value))
+                else:
+                    values[name] = [(key, value)]
+                    many.append(name)
+                continue
+            elif wire_type == _BINARY:
+                start = offset + 3
+                offset = start + (data[offset + 1] << 8 | data[offset + 2])
+                value = data[start:offset]
+            elif wire_type == _UINT8:
+                value = data[offset + 1]
+                offset += 2
+                if value > 1 and offset <= stop:
+                    raise ProtocolError(f"{name}: {value} is neither 0 nor 1")
+            elif wire_type == _TOPIC:
+                value, offset = decode_string(data, offset + 1, stop)
+                if not value or "+" in value or "#" in value:  # [MQTT-3.3.2-14]
+                    raise ProtocolError(f"{name}: {value[:50]!r} is no topic name")
+            else:
+                if wire_type == _UINT32:
+                    value = _UINT32_AT(data, offset + 1)[0]
+                    offset += 5
+                elif wire_type == _UINT16:
+                    value = data[offset + 1] << 8 | data[offset + 2]
+                    offset += 3
+                else:
+                    value, offset = decode_varint(data, offset + 1, stop)
+                if value < minimum and offset <= stop:
+                    # [MQTT-3.3.2-8]
+                    raise ProtocolError(f"{name}: {value} is less than {minimum}", 0x94 if name == "TopicAlias" else 0x82)
+                if wire_type == _VARINTS:
+                    if name in values:
+                        values[name].append(value)
+                    else:
+                        values[name] = [value]
+                        many.append(name)
+                    continue
+            if name in values:
+                raise ProtocolError(f"{name} appears twice")
+            values[name] = value
+    except KeyError:
+        raise MalformedPacketError(f"this packet has no property 0x{data[offset]:02X}") from None
+    except (IndexError, struct.error):
+        raise MalformedPacketError(f"property {name} is cut short") from None
+    except UnicodeDecodeError as error:
+        raise MalformedPacketError(f"property {name} is no UTF-8: {error.reason}") from error
+    if offset != stop:
+        raise MalformedPacketError(f"property {name} is cut short")
+    for name in many:
+        values[name] = tuple(values[name])
+    if "AuthenticationData" in values and "AuthenticationMethod" not in values:  # section 3.1.2.11.10
+        raise ProtocolError("AuthenticationData without an AuthenticationMethod")
+    return values
 
 
 class Properties:
@@ -153,39 +252,42 @@ class Properties:
     EMPTY: ClassVar[Self]
     """The shared instance without properties."""
 
-    _rows: ClassVar[tuple[_Row, ...]]
-    _by_identifier: ClassVar[dict[int, _Row]]
+    _rows: ClassVar[tuple[_Row, ...]] = ()
+    _encoders: ClassVar[tuple[tuple[str, object, _Row, Callable[[_Row, Any], tuple[object, bytes]]], ...]] = ()
+    _by_identifier: ClassVar[dict[int, tuple[str, int, int]]] = {}
     _encoded: bytes
-
-    def __init__(self) -> None:
-        self._fill({})
 
     def __init_subclass__(cls) -> None:
         # A class attribute that may repeat defaults to (): that, too, is said only in the class body.
+        rows = [row for row in _PROPERTIES if hasattr(cls, row.name)]
         cls._rows = tuple(
-            row._replace(wire_type=_VARINTS) if row.wire_type == _VARINT and getattr(cls, row.name) == () else row
-            for row in _PROPERTIES
-            if hasattr(cls, row.name)
+            [row._replace(wire_type=_VARINTS) if row.wire_type == _VARINT and getattr(cls, row.name) == () else row for row in rows]
         )
-        cls._by_identifier = {row.identifier: row for row in cls._rows}
+        cls._encoders = tuple([(row.name, getattr(cls, row.name), row, _ENCODERS[row.wire_type]) for row in cls._rows])
+        cls._by_identifier = {row.identifier: (row.name, row.wire_type, row.minimum) for row in cls._rows}
         type.__setattr__(cls, "EMPTY", cls())
 
     def _fill(self, arguments: Mapping[str, object]) -> None:
-        """Validate and keep the arguments that are neither ``None`` nor empty, and their encoding."""
+        """Validate and keep the arguments that are neither ``None`` nor ``()``, and their encoding."""
         values: dict[str, object] = {}
         parts: list[bytes] = []
-        for row in self._rows:
-            value = arguments[row.name]
-            if value is None:
+        for name, absent, row, encode in self._encoders:
+            value = arguments[name]
+            if value is absent or value is None:
                 continue
-            value, encoded = _encode_value(row, value)
-            if value != () or row.wire_type == _STRING:
-                values[row.name] = value
+            try:
+                value, encoded = encode(row, value)
+            except ArgumentError as error:
+                raise ArgumentError(f"{name}: {error}") from None
+            except (TypeError, ValueError) as error:
+                raise ArgumentError(f"{name}: got {type(value).__name__}, {value!r:.100}: {error}") from None
+            if encoded:
+                values[name] = value
                 parts.append(encoded)
         if "AuthenticationData" in values and "AuthenticationMethod" not in values:  # section 3.1.2.11.10
             raise ArgumentError("AuthenticationData: it needs an AuthenticationMethod")
-        encoded = b"".join(parts)
-        _set(self, "_encoded", encode_varint(len(encoded)) + encoded)
+        block = b"".join(parts)
+        _set(self, "_encoded", encode_varint(len(block)) + block)
         _set(self, "__dict__", values)
 
     def replace(self, **changes: object) -> Self:
@@ -218,7 +320,7 @@ class Properties:
             MalformedPacketError: no property of this packet, cut short, or a value not of its type.
             ProtocolError: a property twice that may be there once, or a value that the standard forbids.
         """
-        if offset >= end:
+        if not offset < end <= len(data):
             raise MalformedPacketError(f"property length expected at offset {offset}, where the packet ends")
         length = data[offset]
         if not length:  # [MQTT-2.2.2-1]
@@ -230,79 +332,9 @@ class Properties:
         stop = offset + length
         if stop > end:
             raise MalformedPacketError(f"properties of {length} bytes at offset {offset} don't end before offset {end}")
-        rows = cls._by_identifier
-        values: dict[str, Any] = {}
-        name = ""
-        # Reading over `stop` is found out once, at the end; nothing is kept then.
-        try:
-            while offset < stop:
-                name, identifier, wire_type, minimum, maximum, reason_code = rows[data[offset]]
-                if wire_type == _STRING:
-                    start = offset + 3
-                    offset = start + (data[offset + 1] << 8 | data[offset + 2])
-                    value: Any = str(data[start:offset], "utf-8")
-                    if "\0" in value:  # [MQTT-1.5.4-2]
-                        raise MalformedPacketError(f"{name} holds U+0000")
-                    if identifier == _RESPONSE_TOPIC and offset <= stop and (not value or "+" in value or "#" in value):
-                        raise ProtocolError(f"{name} {value[:50]!r} is no topic name")  # [MQTT-3.3.2-14]
-                elif wire_type == _PAIR:
-                    start = offset + 3
-                    middle = start + (data[offset + 1] << 8 | data[offset + 2])
-                    key = str(data[start:middle], "utf-8")
-                    start = middle + 2
-                    offset = start + (data[middle] << 8 | data[middle + 1])
-                    value = str(data[start:offset], "utf-8")
-                    if "\0" in key or "\0" in value:  # [MQTT-1.5.7-1]
-                        raise MalformedPacketError(f"{name} holds U+0000")
-                    if name in values:
-                        values[name].append((key, value))
-                    else:
-                        values[name] = [(key, value)]
-                    continue
-                elif wire_type == _BINARY:
-                    start = offset + 3
-                    offset = start + (data[offset + 1] << 8 | data[offset + 2])
-                    value = data[start:offset]
-                else:
-                    if wire_type == _UINT8:
-                        value = data[offset + 1]
-                        offset += 2
-                    elif wire_type == _UINT32:
-                        value = data[offset + 1] << 24 | data[offset + 2] << 16 | data[offset + 3] << 8 | data[offset + 4]
-                        offset += 5
-                    elif wire_type == _UINT16:
-                        value = data[offset + 1] << 8 | data[offset + 2]
-                        offset += 3
-                    else:
-                        value, offset = decode_varint(data, offset + 1, stop)
-                    if not minimum <= value <= maximum and offset <= stop:
-                        raise ProtocolError(f"{name}: {value} is out of range, {minimum} to {maximum}", reason_code)
-                    if wire_type == _VARINTS:
-                        if name in values:
-                            values[name].append(value)
-                        else:
-                            values[name] = [value]
-                        continue
-                if name in values:
-                    raise ProtocolError(f"{name} appears twice")
-                values[name] = value
-        except KeyError:
-            raise MalformedPacketError(f"{cls.__name__} has no property 0x{data[offset]:02X}") from None
-        except IndexError:
-            raise MalformedPacketError(f"properties at offset {offset} are cut short") from None
-        except UnicodeDecodeError as error:
-            raise MalformedPacketError(f"property {name} is no UTF-8: {error.reason}") from error
-        if offset != stop:
-            raise MalformedPacketError(f"the last property is cut short at offset {stop}")
-        if "UserProperty" in values:
-            values["UserProperty"] = tuple(values["UserProperty"])
-        if values.get("SubscriptionIdentifier").__class__ is list:
-            values["SubscriptionIdentifier"] = tuple(values["SubscriptionIdentifier"])
-        if "AuthenticationData" in values and "AuthenticationMethod" not in values:  # section 3.1.2.11.10
-            raise ProtocolError("AuthenticationData without an AuthenticationMethod")
         self = _new(cls)
-        _set(self, "__dict__", values)
-        return self, offset
+        _set(self, "__dict__", _decode_values(cls._by_identifier, data, offset, stop))
+        return self, stop
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable: use replace({name}=...)")
@@ -337,6 +369,18 @@ class Properties:
 
 def _restore(cls: type[Properties], values: dict[str, Any]) -> Properties:
     return cls(**values)
+
+
+class _ReasonProps(Properties):
+    """Most acknowledgements have the same two."""
+
+    __slots__ = ()
+
+    ReasonString: str | None = None
+    UserProperty: tuple[tuple[str, str], ...] = ()
+
+    def __init__(self, *, ReasonString: str | None = None, UserProperty: UserPropertyArgument = ()) -> None:
+        self._fill(locals())
 
 
 @final
@@ -470,67 +514,31 @@ class MQTTPublishProps(Properties):
 
 
 @final
-class MQTTPubAckProps(Properties):
+class MQTTPubAckProps(_ReasonProps):
     """Properties of PUBACK (section 3.4.2.2)."""
 
-    ReasonString: str | None = None
-    UserProperty: tuple[tuple[str, str], ...] = ()
-
-    def __init__(
-        self,
-        *,
-        ReasonString: str | None = None,
-        UserProperty: UserPropertyArgument = (),
-    ) -> None:
-        self._fill(locals())
+    __slots__ = ()
 
 
 @final
-class MQTTPubRecProps(Properties):
+class MQTTPubRecProps(_ReasonProps):
     """Properties of PUBREC (section 3.5.2.2)."""
 
-    ReasonString: str | None = None
-    UserProperty: tuple[tuple[str, str], ...] = ()
-
-    def __init__(
-        self,
-        *,
-        ReasonString: str | None = None,
-        UserProperty: UserPropertyArgument = (),
-    ) -> None:
-        self._fill(locals())
+    __slots__ = ()
 
 
 @final
-class MQTTPubRelProps(Properties):
+class MQTTPubRelProps(_ReasonProps):
     """Properties of PUBREL (section 3.6.2.2)."""
 
-    ReasonString: str | None = None
-    UserProperty: tuple[tuple[str, str], ...] = ()
-
-    def __init__(
-        self,
-        *,
-        ReasonString: str | None = None,
-        UserProperty: UserPropertyArgument = (),
-    ) -> None:
-        self._fill(locals())
+    __slots__ = ()
 
 
 @final
-class MQTTPubCompProps(Properties):
+class MQTTPubCompProps(_ReasonProps):
     """Properties of PUBCOMP (section 3.7.2.2)."""
 
-    ReasonString: str | None = None
-    UserProperty: tuple[tuple[str, str], ...] = ()
-
-    def __init__(
-        self,
-        *,
-        ReasonString: str | None = None,
-        UserProperty: UserPropertyArgument = (),
-    ) -> None:
-        self._fill(locals())
+    __slots__ = ()
 
 
 @final
@@ -550,19 +558,10 @@ class MQTTSubscribeProps(Properties):
 
 
 @final
-class MQTTSubAckProps(Properties):
+class MQTTSubAckProps(_ReasonProps):
     """Properties of SUBACK (section 3.9.2.1)."""
 
-    ReasonString: str | None = None
-    UserProperty: tuple[tuple[str, str], ...] = ()
-
-    def __init__(
-        self,
-        *,
-        ReasonString: str | None = None,
-        UserProperty: UserPropertyArgument = (),
-    ) -> None:
-        self._fill(locals())
+    __slots__ = ()
 
 
 @final
@@ -580,19 +579,10 @@ class MQTTUnsubscribeProps(Properties):
 
 
 @final
-class MQTTUnsubAckProps(Properties):
+class MQTTUnsubAckProps(_ReasonProps):
     """Properties of UNSUBACK (section 3.11.2.1)."""
 
-    ReasonString: str | None = None
-    UserProperty: tuple[tuple[str, str], ...] = ()
-
-    def __init__(
-        self,
-        *,
-        ReasonString: str | None = None,
-        UserProperty: UserPropertyArgument = (),
-    ) -> None:
-        self._fill(locals())
+    __slots__ = ()
 
 
 @final
