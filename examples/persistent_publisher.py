@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import time
 
-from ohmqtt.client import Client
-
 from _common import argument_parser, wait_for_broker
+from ohmqtt.client import Client
 from ohmqtt.property import MQTTConnectProps
 
 ACK_TIMEOUT_S = 60.0

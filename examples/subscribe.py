@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import threading
 
-from ohmqtt.client import Client
-
 from _common import argument_parser, wait_for_broker
+from ohmqtt.client import Client
 from ohmqtt.packet import MQTTPublishPacket
 
 
