@@ -126,7 +126,7 @@ def test_equally_used_topics_do_not_push_each_other_out(maximum: int, topics: in
 def test_former_glory_fades() -> None:
     aliases = OutboundAliases(4)
     for number in range(4):
-        for _ in range(100_000 if number == 3 else 1_000):
+        for _ in range(10_000 if number == 3 else 1_000):
             aliases.assign(f"old/{number}", TRY)
     uses = 0
     while True:
@@ -192,6 +192,7 @@ def test_a_maximum_out_of_range_is_refused(aliases: type[OutboundAliases | Inbou
         aliases(maximum)
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, database=None)
 @given(
     maximum=st.integers(0, 4),

@@ -151,8 +151,8 @@ class _Node(Generic[T]):
     def __init__(self) -> None:
         self.children: dict[str, _Node[T]] = {}
         self.plus: _Node[T] | None = None
-        self.entries: list[_Entry[T]] = []
-        self.hash_entries: list[_Entry[T]] = []
+        self.entries: tuple[_Entry[T], ...] = ()
+        self.hash_entries: tuple[_Entry[T], ...] = ()
 
 
 _by_order = attrgetter("order")
@@ -225,7 +225,7 @@ class TopicTree(Generic[T]):
         node = self._root
         for level in part.split("/"):
             if level == "#":
-                node.hash_entries.append(entry)
+                node.hash_entries += (entry,)
                 break
             if level == "+":
                 if node.plus is None:
@@ -237,7 +237,7 @@ class TopicTree(Generic[T]):
                     child = node.children[level] = _Node()
                 node = child
         else:
-            node.entries.append(entry)
+            node.entries += (entry,)
         self._forget_results(part)
 
     def __delitem__(self, topic_filter: str) -> None:
@@ -252,14 +252,14 @@ class TopicTree(Generic[T]):
         path: list[tuple[_Node[T], str]] = []
         for level in part.split("/"):
             if level == "#":
-                node.hash_entries.remove(entry)
+                node.hash_entries = _without(node.hash_entries, entry)
                 break
             path.append((node, level))
             child = node.plus if level == "+" else node.children[level]
             assert child is not None
             node = child
         else:
-            node.entries.remove(entry)
+            node.entries = _without(node.entries, entry)
         while path and not (node.entries or node.hash_entries or node.children or node.plus):
             node, level = path.pop()
             if level == "+":
@@ -309,32 +309,30 @@ class TopicTree(Generic[T]):
             self.cache.pop(part, None)
 
     def _find(self, topic: str) -> list[_Entry[T]]:
-        """Walk all branches that lead along the topic, level by level."""
+        """Walk down along the topic; come back for each '+' on the way."""
         found: list[_Entry[T]] = []
         levels = topic.split("/")
-        nodes = [self._root]
-        if topic[0] == "$":  # [MQTT-4.7.2-1] Only branches that name the first level.
-            child = self._root.children.get(levels.pop(0))
-            if child is None:
-                return found
-            nodes = [child]
-        for level in levels:
-            reached: list[_Node[T]] = []
-            for node in nodes:
+        count = len(levels)
+        postponed: list[tuple[_Node[T], int]] = []
+        node: _Node[T] | None = self._root
+        index = 0
+        if topic[0] == "$":  # [MQTT-4.7.2-1] Only the branch that names the first level.
+            node = self._root.children.get(levels[0])
+            index = 1
+        while True:
+            while node is not None:
                 if node.hash_entries:
                     found += node.hash_entries
-                child = node.children.get(level)
-                if child is not None:
-                    reached.append(child)
+                if index == count:
+                    found += node.entries
+                    break
                 if node.plus is not None:
-                    reached.append(node.plus)
-            if not reached:
+                    postponed.append((node.plus, index + 1))
+                node = node.children.get(levels[index])
+                index += 1
+            if not postponed:
                 return found
-            nodes = reached
-        for node in nodes:
-            found += node.entries
-            found += node.hash_entries
-        return found
+            node, index = postponed.pop()
 
     def _find_overlapping(self, part: str) -> list[_Entry[T]]:
         """Walk all branches that some topic matched by this filter could lead along."""
@@ -368,6 +366,11 @@ class TopicTree(Generic[T]):
             found += node.entries
             found += node.hash_entries
         return found
+
+
+def _without(entries: tuple[_Entry[T], ...], entry: _Entry[T]) -> tuple[_Entry[T], ...]:
+    index = entries.index(entry)
+    return entries[:index] + entries[index + 1 :]
 
 
 def _below(node: _Node[T], is_root: bool) -> list[_Node[T]]:
