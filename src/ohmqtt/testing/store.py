@@ -9,23 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ohmqtt.errors import StoreError
-from ohmqtt.store import (
-    DELETE,
-    FORGET,
-    IDENTITY,
-    INSERT,
-    RECEIVE,
-    RELEASE,
-    REQUEUE,
-    SEND,
-    SESSION,
-    Store,
-    StoredMessage,
-    StoredState,
-)
+from ohmqtt.journal import DELETE, FORGET, IDENTITY, INSERT, RECEIVE, RELEASE, REQUEUE, SEND, SESSION, StoredMessage, StoredState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from ohmqtt.store import Store
 
 __all__ = ["check_store"]
 
@@ -160,10 +149,16 @@ def _check_order(probe: _Probe) -> None:
     # One journal takes a message through its whole life, in the order written.
     message = probe.message()
     probe.commit(
-        (INSERT, message), (SEND, message.sequence, 7), (RELEASE, message.sequence, 2), (REQUEUE, message.sequence), (SEND, message.sequence, 8)
+        (INSERT, message),
+        (SEND, message.sequence, 7),
+        (RELEASE, message.sequence, 2),
+        (REQUEUE, message.sequence),
+        (SEND, message.sequence, 8),
     )
     found = probe.reopen().in_flight[-1]
-    _equal("INSERT, SEND, RELEASE, REQUEUE, SEND in one journal", (found.sequence, found.packet_id, found.released), (message.sequence, 8, 0))
+    _equal(
+        "INSERT, SEND, RELEASE, REQUEUE, SEND in one journal", (found.sequence, found.packet_id, found.released), (message.sequence, 8, 0)
+    )
     probe.clear()
     _equal("the state after everything was deleted", probe.reopen().in_flight + probe.queued(), [])
 
@@ -286,7 +281,7 @@ def _check_expiry(probe: _Probe, advance_clock: Callable[[float], None]) -> None
     _equal("seconds left, after 40 s away (0: expired, and still there)", left(), [0, 60, None])
     advance_clock(-1_000_000)
     found = left()
-    assert found[0] in (0, 30) and found[1] in (60, 100), f"a clock that was set back must make no message live longer than new: {found}"
+    assert found in ([30, 100, None], [0, 60, None]), f"a clock that was set back must make no message live longer than new: {found}"
     advance_clock(1_000_000)
     probe.clear()
 
