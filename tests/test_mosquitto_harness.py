@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.certificates import write_certificates
 from tests.mosquitto import MISSING_MESSAGE, Mosquitto, MosquittoError, find_mosquitto
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     MosquittoFactory = Callable[..., Mosquitto]
 
@@ -126,6 +129,30 @@ def test_users_need_their_password(mosquitto_factory: MosquittoFactory) -> None:
         peer, connack = connected(socket.AF_INET, where, connect)
         peer.close()
         assert connack[3] == reason_code
+
+
+@pytest.mark.slow
+def test_tls_listeners_show_their_certificate_and_one_asks_for_ours(mosquitto_factory: MosquittoFactory, tmp_path: Path) -> None:
+    files = write_certificates(tmp_path)
+    broker = mosquitto_factory(certificate=files.server, key=files.server_key, authority=files.authority)
+
+    def connack(port: int, context: ssl.SSLContext) -> bytes:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=5.0) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as peer,
+        ):
+            peer.sendall(CONNECT)
+            return peer.recv(4)
+
+    context = files.client_context()
+    assert connack(broker.tls_port, context)[2:] == b"\0\0"
+    # An SSLError or a reset, as the platform has it; with TLS 1.3 only when we read.
+    with pytest.raises(OSError):
+        assert connack(broker.client_certificate_port, context) == b"not this"
+    context.load_cert_chain(files.client, files.client_key)
+    assert connack(broker.client_certificate_port, context)[2:] == b"\0\0"
+    assert broker.tls_address == f"mqtts://localhost:{broker.tls_port}"
+    assert broker.client_certificate_address == f"mqtts://localhost:{broker.client_certificate_port}"
 
 
 @pytest.mark.slow
