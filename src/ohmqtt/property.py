@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from .errors import ArgumentError, MalformedPacketError, ProtocolError
 from .mqtt_spec import UINT32_MAX, VARINT_MAX, PropertyId
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     UserPropertyArgument: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
+    _Encoder: TypeAlias = Callable[["_Row", Any], tuple[object, bytes]]
 
 __all__ = [
     "MQTTAuthProps",
@@ -52,16 +53,13 @@ _UINT16_AFTER_IDENTIFIER = struct.Struct(">BH")
 _UINT32_AFTER_IDENTIFIER = struct.Struct(">BI")
 
 
-class _Row(NamedTuple):
-    name: str
-    identifier: int
-    wire_type: int
-    # The smallest integer allowed. The largest follows from the wire type: all bytes are truth values, everything else has its whole range.
-    minimum: int = 0
+# Name, identifier, wire type, smallest integer allowed. The largest follows from the wire type: all bytes are truth values, everything
+# else has its whole range.
+_Row = tuple[str, int, int, int]
 
 
 def _row(identifier: PropertyId, wire_type: int, minimum: int = 0) -> _Row:
-    return _Row(identifier.name, identifier.value, wire_type, minimum)
+    return identifier.name, identifier.value, wire_type, minimum
 
 
 # The one table. Encoders write in this order: Message Expiry Interval comes first, so that whoever ages a queued message finds it
@@ -117,7 +115,7 @@ def _encode_topic(row: _Row, value: str) -> tuple[str, bytes]:
 
 def _encode_pairs(row: _Row, value: Any) -> tuple[tuple[tuple[str, str], ...], bytes]:
     # In the order given, with repeats [MQTT-3.1.3-10], [MQTT-3.3.2-18].
-    pairs = tuple(value.items()) if isinstance(value, Mapping) else tuple(value)
+    pairs: Any = value if value.__class__ is tuple else tuple(value.items() if isinstance(value, Mapping) else value)
     encoded = b"".join([_TAGS[row[1]] + encode_string_pair(pair) for pair in pairs])
     return tuple([(pair[0], pair[1]) for pair in pairs]), encoded
 
@@ -150,17 +148,12 @@ def _encode_integers(row: _Row, value: int | Iterable[int]) -> tuple[tuple[int, 
 
 
 _TAGS = tuple(bytes((identifier,)) for identifier in range(128))
-_ENCODERS: dict[int, Callable[[_Row, Any], tuple[object, bytes]]] = {
-    _STRING: _encode_string,
-    _PAIR: _encode_pairs,
-    _BINARY: _encode_binary,
-    _UINT8: _encode_integer,
-    _UINT32: _encode_integer,
-    _UINT16: _encode_integer,
-    _TOPIC: _encode_topic,
-    _VARINT: _encode_integer,
-    _VARINTS: _encode_integers,
-}
+# By wire type.
+_ENCODERS: tuple[_Encoder, ...] = (
+    *(_encode_string, _encode_pairs, _encode_binary),
+    *(_encode_integer, _encode_integer, _encode_integer),
+    *(_encode_topic, _encode_integer, _encode_integers),
+)
 
 
 def _decode_values(rows: dict[int, tuple[str, int, int]], data: bytes, offset: int, stop: int) -> dict[str, Any]:
@@ -169,7 +162,7 @@ def _decode_values(rows: dict[int, tuple[str, int, int]], data: bytes, offset: i
     Reading over ``stop`` is found out once, at the end; until then, it must not be mistaken for anything else.
     """
     values: dict[str, Any] = {}
-    many: list[str] = []
+    many: dict[str, list[object]] = {}
     name = ""
     try:
         while offset < stop:
@@ -188,11 +181,7 @@ def _decode_values(rows: dict[int, tuple[str, int, int]], data: bytes, offset: i
                 value = data[middle + 2 : offset].decode()
                 if "\0" in key or "\0" in value:  # [MQTT-1.5.7-1]
                     raise MalformedPacketError(f"{name} holds U+0000")
-                if name in values:
-                    values[name].append((key, value))
-                else:
-                    values[name] = [(key, value)]
-                    many.append(name)
+                many.setdefault(name, []).append((key, value))
                 continue
             elif wire_type == _BINARY:
                 start = offset + 3
@@ -220,11 +209,7 @@ def _decode_values(rows: dict[int, tuple[str, int, int]], data: bytes, offset: i
                     # [MQTT-3.3.2-8]
                     raise ProtocolError(f"{name}: {value} is less than {minimum}", 0x94 if name == "TopicAlias" else 0x82)
                 if wire_type == _VARINTS:
-                    if name in values:
-                        values[name].append(value)
-                    else:
-                        values[name] = [value]
-                        many.append(name)
+                    many.setdefault(name, []).append(value)
                     continue
             if name in values:
                 raise ProtocolError(f"{name} appears twice")
@@ -237,8 +222,8 @@ def _decode_values(rows: dict[int, tuple[str, int, int]], data: bytes, offset: i
         raise MalformedPacketError(f"property {name} is no UTF-8: {error.reason}") from error
     if offset != stop:
         raise MalformedPacketError(f"property {name} is cut short")
-    for name in many:
-        values[name] = tuple(values[name])
+    for name, items in many.items():
+        values[name] = tuple(items)
     if "AuthenticationData" in values and "AuthenticationMethod" not in values:  # section 3.1.2.11.10
         raise ProtocolError("AuthenticationData without an AuthenticationMethod")
     return values
@@ -252,19 +237,22 @@ class Properties:
     EMPTY: ClassVar[Self]
     """The shared instance without properties."""
 
-    _rows: ClassVar[tuple[_Row, ...]] = ()
-    _encoders: ClassVar[tuple[tuple[str, object, _Row, Callable[[_Row, Any], tuple[object, bytes]]], ...]] = ()
-    _by_identifier: ClassVar[dict[int, tuple[str, int, int]]] = {}
+    _encoders: ClassVar[tuple[tuple[str, object, _Row, _Encoder], ...]]
+    _by_identifier: ClassVar[dict[int, tuple[str, int, int]]]
     _encoded: bytes
 
     def __init_subclass__(cls) -> None:
-        # A class attribute that may repeat defaults to (): that, too, is said only in the class body.
-        rows = [row for row in _PROPERTIES if hasattr(cls, row.name)]
-        cls._rows = tuple(
-            [row._replace(wire_type=_VARINTS) if row.wire_type == _VARINT and getattr(cls, row.name) == () else row for row in rows]
-        )
-        cls._encoders = tuple([(row.name, getattr(cls, row.name), row, _ENCODERS[row.wire_type]) for row in cls._rows])
-        cls._by_identifier = {row.identifier: (row.name, row.wire_type, row.minimum) for row in cls._rows}
+        encoders: list[tuple[str, object, _Row, _Encoder]] = []
+        cls._by_identifier = {}
+        for row in _PROPERTIES:
+            name, identifier, wire_type, minimum = row
+            if hasattr(cls, name):
+                absent = getattr(cls, name)
+                if wire_type == _VARINT and absent == ():
+                    wire_type = _VARINTS
+                encoders.append((name, absent, row, _ENCODERS[wire_type]))
+                cls._by_identifier[identifier] = (name, wire_type, minimum)
+        cls._encoders = tuple(encoders)
         type.__setattr__(cls, "EMPTY", cls())
 
     def _fill(self, arguments: Mapping[str, object]) -> None:
@@ -304,7 +292,7 @@ class Properties:
         try:
             return self._encoded
         except AttributeError:  # It was decoded, and nobody asked for its bytes so far.
-            self._fill({row.name: getattr(self, row.name) for row in self._rows})
+            self._fill({name: getattr(self, name) for name, *_ in self._encoders})
             return self._encoded
 
     @classmethod
@@ -354,7 +342,7 @@ class Properties:
         return bool(self.__dict__)
 
     def __repr__(self) -> str:
-        present = ", ".join([f"{row.name}={self.__dict__[row.name]!r}" for row in self._rows if row.name in self.__dict__])
+        present = ", ".join([f"{name}={self.__dict__[name]!r}" for name, *_ in self._encoders if name in self.__dict__])
         return f"{type(self).__name__}({present})"
 
     def __copy__(self) -> Self:
@@ -517,28 +505,20 @@ class MQTTPublishProps(Properties):
 class MQTTPubAckProps(_ReasonProps):
     """Properties of PUBACK (section 3.4.2.2)."""
 
-    __slots__ = ()
-
 
 @final
 class MQTTPubRecProps(_ReasonProps):
     """Properties of PUBREC (section 3.5.2.2)."""
-
-    __slots__ = ()
 
 
 @final
 class MQTTPubRelProps(_ReasonProps):
     """Properties of PUBREL (section 3.6.2.2)."""
 
-    __slots__ = ()
-
 
 @final
 class MQTTPubCompProps(_ReasonProps):
     """Properties of PUBCOMP (section 3.7.2.2)."""
-
-    __slots__ = ()
 
 
 @final
@@ -548,20 +528,13 @@ class MQTTSubscribeProps(Properties):
     SubscriptionIdentifier: int | None = None
     UserProperty: tuple[tuple[str, str], ...] = ()
 
-    def __init__(
-        self,
-        *,
-        SubscriptionIdentifier: int | None = None,
-        UserProperty: UserPropertyArgument = (),
-    ) -> None:
+    def __init__(self, *, SubscriptionIdentifier: int | None = None, UserProperty: UserPropertyArgument = ()) -> None:
         self._fill(locals())
 
 
 @final
 class MQTTSubAckProps(_ReasonProps):
     """Properties of SUBACK (section 3.9.2.1)."""
-
-    __slots__ = ()
 
 
 @final
@@ -570,19 +543,13 @@ class MQTTUnsubscribeProps(Properties):
 
     UserProperty: tuple[tuple[str, str], ...] = ()
 
-    def __init__(
-        self,
-        *,
-        UserProperty: UserPropertyArgument = (),
-    ) -> None:
+    def __init__(self, *, UserProperty: UserPropertyArgument = ()) -> None:
         self._fill(locals())
 
 
 @final
 class MQTTUnsubAckProps(_ReasonProps):
     """Properties of UNSUBACK (section 3.11.2.1)."""
-
-    __slots__ = ()
 
 
 @final
