@@ -49,7 +49,7 @@ lint: setup
 
 types: setup
 	$(PY) -m mypy
-	$(PY) -m pyright
+	$(PY) -m pyright --pythonpath $(PY)
 
 tidy: setup
 	$(PYTEST) -q tests/test_tidy.py

@@ -89,7 +89,7 @@ def types(session: nox.Session) -> None:
     """Check the types, with two checkers."""
     install(session, "dev")
     session.run("mypy")
-    session.run("pyright")
+    session.run("pyright", "--pythonpath", shutil.which("python", path=session.bin) or "python")
 
 
 @nox.session

@@ -1,12 +1,13 @@
 """Show what ΩQTT is for: a publisher is killed with SIGKILL again and again, and the subscriber gets every message exactly once.
 
-Uses the broker at localhost:1883, or starts a Mosquitto there and stops it in the end. Publisher and subscriber are the real examples,
+Uses the broker at localhost:1883 (``--port`` names another), or starts a Mosquitto there and stops it in the end. Publisher and subscriber are the real examples,
 ``examples/persistent_publisher.py`` and ``examples/subscribe.py``, each in a process of its own. The exit code is 0 if nothing was missing
 and nothing came twice.
 """
 
 from __future__ import annotations
 
+import argparse
 import collections
 import contextlib
 import queue
@@ -27,12 +28,9 @@ sys.path.insert(0, str(ROOT))
 from tests.mosquitto import Mosquitto, MosquittoError  # noqa: E402 (the checkout isn't on the path before)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
-PORT = 1883
 KILLS = 3
-MESSAGES_BEFORE_KILL = 500
-MESSAGES_IN_THE_END = 500
 # About a thousand messages a second. A Mosquitto with its default settings drops messages for a subscriber that has 1,000 waiting.
 INTERVAL_S = 0.001
 PATIENCE_S = 60.0
@@ -83,22 +81,22 @@ def say(*words: object) -> None:
 
 
 @contextlib.contextmanager
-def broker() -> Iterator[None]:
+def broker(port: int) -> Generator[None]:
     try:
-        socket.create_connection(("localhost", PORT), timeout=2.0).close()
+        socket.create_connection(("localhost", port), timeout=2.0).close()
     except OSError:
         pass
     else:
-        say(f"Using the broker that answers at localhost:{PORT}.")
+        say(f"Using the broker that answers at localhost:{port}.")
         yield
         return
-    with Mosquitto(port=PORT, unix=False) as mosquitto:
-        say(f"Started a Mosquitto at localhost:{PORT} (process {mosquitto.pid}).")
+    with Mosquitto(port=port, unix=False) as mosquitto:
+        say(f"Started a Mosquitto at localhost:{port} (process {mosquitto.pid}).")
         yield
 
 
-def publish_and_kill(database: Path, topic: str, name: str) -> list[str]:
-    """Run the publisher until it has published for a while, several times, and kill it each time but the last.
+def publish_and_kill(messages: int, options: dict[str, str]) -> list[str]:
+    """Run the publisher until it has published ``messages``, several times, and kill it each time but the last.
 
     Returns:
         The texts for which ``publish`` had returned.
@@ -107,19 +105,12 @@ def publish_and_kill(database: Path, topic: str, name: str) -> list[str]:
     published: list[str] = []
     for run in range(KILLS + 1):
         last = run == KILLS
-        options = {
-            "--database": str(database),
-            "--topic": topic,
-            "--client-id": name,
-            "--session-expiry": "300",
-            "--prefix": f"run {run} message",
-            "--count": str(MESSAGES_IN_THE_END if last else MESSAGES_BEFORE_KILL * 100),
-            "--interval": str(INTERVAL_S),
-        }
-        publisher = Child("persistent_publisher.py", "--fast", *(word for option in options.items() for word in option))
+        # A run that is to be killed has far more to publish than it gets the time for.
+        own = {"--prefix": f"run {run} message", "--count": str(messages if last else messages * 1_000)}
+        publisher = Child("persistent_publisher.py", "--fast", *(word for option in {**options, **own}.items() for word in option))
         try:
             lines: list[str] = []
-            while not last and len(lines) < MESSAGES_BEFORE_KILL and (line := publisher.next_line(PATIENCE_S)) is not None:
+            while not last and len(lines) < messages and (line := publisher.next_line(PATIENCE_S)) is not None:
                 lines.append(line)
             if not last:
                 publisher.process.kill()
@@ -130,7 +121,7 @@ def publish_and_kill(database: Path, topic: str, name: str) -> list[str]:
         published += lines
         if last and code == 0:
             say(f"  publisher, run {run + 1}: published {len(lines):,} messages and ended by itself")
-        elif not last and len(lines) >= MESSAGES_BEFORE_KILL:
+        elif not last and len(lines) >= messages:
             say(f"  publisher, run {run + 1}: published {len(lines):,} messages, then killed with SIGKILL")
         else:
             sys.exit(f"The publisher ended by itself with code {code}; what it wrote is above.")
@@ -152,16 +143,24 @@ def receive(subscriber: Child, topic: str, expected: set[str]) -> collections.Co
         missing.discard(text)
 
 
-def demonstrate() -> bool:
+def demonstrate(port: int, messages: int) -> bool:
     # A broker that isn't ours may have other clients: take names that nobody else has.
     name = f"ohmqtt-demo-{secrets.token_hex(4)}"
     topic = f"{name}/numbers"
     with tempfile.TemporaryDirectory(prefix="ohmqtt-demo-") as folder:
-        subscriber = Child("subscribe.py", "--topic", topic)
+        subscriber = Child("subscribe.py", "--address", f"localhost:{port}", "--topic", topic)
         try:
-            if (subscriber.next_line(PATIENCE_S) or "").startswith("subscribed") is False:
+            if not (subscriber.next_line(PATIENCE_S) or "").startswith("subscribed"):
                 sys.exit("The subscriber didn't start; what it wrote is above.")
-            published = publish_and_kill(Path(folder) / "demo.db", topic, name)
+            options = {
+                "--address": f"localhost:{port}",
+                "--database": str(Path(folder) / "demo.db"),
+                "--topic": topic,
+                "--client-id": name,
+                "--session-expiry": "300",
+                "--interval": str(INTERVAL_S),
+            }
+            published = publish_and_kill(messages, options)
             received = receive(subscriber, topic, set(published))
             if sys.platform != "win32":
                 subscriber.process.send_signal(signal.SIGINT)
@@ -181,9 +180,13 @@ def demonstrate() -> bool:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=1883, help="where the broker is, or is to be started, on localhost (default: 1883)")
+    parser.add_argument("--messages", type=int, default=500, help="how many messages each run publishes before it is killed (default: 500)")
+    arguments = parser.parse_args()
     try:
-        with broker():
-            good = demonstrate()
+        with broker(arguments.port):
+            good = demonstrate(arguments.port, arguments.messages)
     except MosquittoError as error:
         sys.exit(f"{error}")
     say()
