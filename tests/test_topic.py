@@ -265,6 +265,7 @@ def test_share_names_do_not_count_for_overlaps() -> None:
     tree: TopicTree[int] = TopicTree([("$share/g/a/+", 1), ("a/b", 2), ("$share/h/b", 3)])
     assert tree.overlapping("$share/x/a/b") == ["$share/g/a/+", "a/b"]
     assert tree.overlapping("$share/x/+") == ["$share/h/b"]
+    assert tree.overlapping("unknown/b") == []
 
 
 # ------------------------------------------------------------------------------------------------------------------ the tree
