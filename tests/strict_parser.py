@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["KINDS", "NotStrictError", "WirePacket", "encode_packet", "encode_properties", "parse_packet", "parse_stream", "split_packet"]
+__all__ = [
+    "KINDS",
+    "PROPERTIES",
+    "NotStrictError",
+    "WirePacket",
+    "encode_packet",
+    "encode_properties",
+    "parse_packet",
+    "parse_stream",
+    "split_packet",
+]
 
 KINDS = (
     "RESERVED",
@@ -39,7 +49,7 @@ _FROM_SERVER = {
 
 # Table 2-4 of the standard. WILL stands for the will properties of CONNECT.
 _ACKS = "PUBACK PUBREC PUBREL PUBCOMP"
-_PROPERTIES: dict[int, tuple[str, str, str]] = {
+PROPERTIES: dict[int, tuple[str, str, str]] = {
     0x01: ("PayloadFormatIndicator", "bool", "PUBLISH WILL"),
     0x02: ("MessageExpiryInterval", "uint32", "PUBLISH WILL"),
     0x03: ("ContentType", "string", "PUBLISH WILL"),
@@ -68,7 +78,7 @@ _PROPERTIES: dict[int, tuple[str, str, str]] = {
     0x29: ("SubscriptionIdentifierAvailable", "bool", "CONNACK"),
     0x2A: ("SharedSubscriptionAvailable", "bool", "CONNACK"),
 }
-_PROPERTY_IDS = {name: identifier for identifier, (name, _kind, _packets) in _PROPERTIES.items()}
+_PROPERTY_IDS = {name: identifier for identifier, (name, _kind, _packets) in PROPERTIES.items()}
 _NEVER_ZERO = {"ReceiveMaximum", "TopicAlias", "MaximumPacketSize", "SubscriptionIdentifier"}
 
 # Section 2.4, by packet and sender ("B": either).
@@ -248,9 +258,9 @@ def _parse_properties(outer: _Reader, where: str) -> tuple[dict[str, Any], list[
     order: list[str] = []
     while reader.left():
         identifier = reader.varint("a property identifier")
-        if identifier not in _PROPERTIES:
+        if identifier not in PROPERTIES:
             raise NotStrictError(f"{where}: unknown property 0x{identifier:02x} (section 2.2.2.2)")
-        name, value_kind, packets = _PROPERTIES[identifier]
+        name, value_kind, packets = PROPERTIES[identifier]
         if where not in packets.split():
             raise NotStrictError(f"{where}: {name} doesn't belong here (section 2.2.2.2)")
         value = _property_value(reader, name, value_kind)
@@ -450,7 +460,8 @@ def _disconnect(reader: _Reader, flags: int, sender: str | None, minimal: bool) 
 
 def _auth(reader: _Reader, flags: int, sender: str | None, minimal: bool) -> dict[str, Any]:
     fields = _reason_and_properties(reader, sender, minimal)
-    if sender is not None and "AuthenticationMethod" not in fields["properties"]:
+    # Section 3.15.2.1 lets AUTH be empty, section 3.15.2.2.2 doesn't: an empty one passes when it is nobody's.
+    if "AuthenticationMethod" not in fields["properties"] and (sender is not None or len(reader.data) > 0):
         raise NotStrictError("AUTH: no authentication method (section 3.15.2.2.2)")
     return fields
 
@@ -522,6 +533,14 @@ def parse_packet(data: bytes, sender: str | None = None, *, minimal: bool = True
     return WirePacket(kind, data, fields)
 
 
+def parse_properties(data: bytes, where: str) -> tuple[dict[str, Any], list[str]]:
+    """Parse a property block, length included, and nothing else. ``where`` is the packet's kind, or ``"WILL"``."""
+    reader = _Reader(where, data)
+    found = _parse_properties(reader, where)
+    reader.end()
+    return found
+
+
 def parse_stream(data: bytes, sender: str | None = None, *, minimal: bool = True) -> list[WirePacket]:
     """Parse bytes that hold whole packets and nothing else."""
     packets: list[WirePacket] = []
@@ -553,7 +572,7 @@ def encode_properties(**properties: Any) -> bytes:
     out = b""
     for name, value in properties.items():
         identifier = _PROPERTY_IDS[name]
-        value_kind = _PROPERTIES[identifier][1]
+        value_kind = PROPERTIES[identifier][1]
         values: list[Any] = [value]
         if name in ("UserProperty", "SubscriptionIdentifier") and not isinstance(value, int):
             values = list(value)
