@@ -12,7 +12,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ohmqtt.errors import ArgumentError, ConnectError, NotSupportedError
 
@@ -28,6 +28,9 @@ __all__ = ["Resolve", "SocketOption", "open_transport"]
 
 #: RFC 8305, section 5: the "Connection Attempt Delay" that it recommends.
 _ATTEMPT_DELAY_S = 0.25
+
+#: A day: longer than anybody waits, and short enough for every system's clocks and counters.
+_TIMEOUT_S_MAX = 86_400
 
 #: (level, option, value), as for :meth:`socket.socket.setsockopt`.
 SocketOption = tuple[int, int, "int | bytes"]
@@ -54,7 +57,7 @@ def open_transport(
     The name is resolved anew with each call, and all its addresses are tried, IPv6 and IPv4 in turn: the next one 250 ms after the
     previous one, or at once when that failed; the first to connect is taken (RFC 8305).
 
-    ``timeout_s`` (seconds, > 0) bounds everything: resolving, connecting and the TLS handshake; only the resolver itself can't be
+    ``timeout_s`` (seconds, > 0, at most a day) bounds everything: resolving, connecting and the TLS handshake; only the resolver itself can't be
     interrupted. With ``mqtts://`` the server is verified: ``tls_context`` is ``ssl.create_default_context()`` unless given,
     ``server_hostname`` is the name that its certificate must carry if that isn't the address's host, ``alpn`` are the protocols to
     offer (set on a given context, too). ``source_address`` is the local (host, port), ``socket_options`` are (level, option, value)
@@ -65,8 +68,8 @@ def open_transport(
     for WebSocket, and where the platform lacks Unix sockets or Python lacks TLS; :class:`ConnectError` otherwise, naming every
     address tried and what became of it.
     """
-    if not timeout_s > 0:
-        raise ArgumentError(f"timeout_s must be greater than 0, not {timeout_s!r}")
+    if not 0 < timeout_s <= _TIMEOUT_S_MAX:
+        raise ArgumentError(f"timeout_s must be greater than 0 and at most {_TIMEOUT_S_MAX:,}, not {timeout_s!r}")
     if not address.tls and (tls_context is not None or server_hostname is not None or alpn is not None):
         raise ArgumentError(f"tls_context, server_hostname and alpn need an address with TLS (mqtts://), not {address}")
     if address.scheme in {"ws", "wss"}:
@@ -94,8 +97,7 @@ def _open_unix(address: Address, timeout_s: float, options: Sequence[SocketOptio
         raise NotSupportedError(f"cannot connect to {address}: this platform has no Unix sockets")
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        for option in options:
-            sock.setsockopt(*option)
+        _set_options(sock, options)
         sock.settimeout(timeout_s)
         sock.connect(address.path)
         return SocketTransport(sock, str(address))
@@ -145,7 +147,6 @@ def _connect_first(
     """Return the first socket to connect, and its name; ``None`` if none does in time, and then ``failures`` tells what became of each."""
     waiting = list(reversed(candidates))
     in_flight: dict[socket.socket, str] = {}
-    winner: socket.socket | None = None
     next_start = 0.0
     selector = selectors.DefaultSelector()
     try:
@@ -154,52 +155,69 @@ def _connect_first(
             if now >= deadline:
                 failures.extend((name, TimeoutError("no answer in time")) for name in in_flight.values())
                 failures.extend((_name(candidate[1]), TimeoutError("time was up before it was tried")) for candidate in reversed(waiting))
-                break
+                return None
             if waiting and now >= next_start:
                 family, socket_address = waiting.pop()
                 name = _name(socket_address)
                 try:
-                    sock = socket.socket(family, socket.SOCK_STREAM)
-                    in_flight[sock] = name
-                    _begin_connect(sock, socket_address, source_address, options)
+                    sock = _begin_connect(family, socket_address, source_address, options)
                 except OSError as error:
                     failures.append((name, error))
                 else:
-                    selector.register(sock, selectors.EVENT_WRITE, (sock, name))
+                    in_flight[sock] = name
+                    selector.register(sock, selectors.EVENT_WRITE)
                     next_start = now + _ATTEMPT_DELAY_S
                 continue
             until = min(next_start, deadline) if waiting else deadline
             for key, _ in selector.select(until - now):
-                sock, name = key.data
+                sock = cast("socket.socket", key.fileobj)
+                selector.unregister(sock)
+                name = in_flight.pop(sock)
                 failure = _connect_failure(sock)
                 if failure is None:
-                    winner = sock
                     return sock, name
-                failures.append((name, failure))
-                selector.unregister(sock)
-                del in_flight[sock]
                 sock.close()
+                failures.append((name, failure))
                 next_start = now
+        return None
     finally:
         selector.close()
         for sock in in_flight:
-            if sock is not winner:
-                sock.close()
-    return None
+            sock.close()
 
 
 def _begin_connect(
-    sock: socket.socket, socket_address: Any, source_address: tuple[str, int] | None, options: Sequence[SocketOption]
-) -> None:
-    sock.setblocking(False)
-    for option in options:
-        sock.setsockopt(*option)
-    if source_address is not None:
-        sock.bind(source_address)
+    family: int, socket_address: Any, source_address: tuple[str, int] | None, options: Sequence[SocketOption]
+) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.connect(socket_address)
-    except BlockingIOError:
-        pass
+        sock.setblocking(False)
+        _set_options(sock, options)
+        if source_address is not None:
+            _bind(sock, source_address)
+        try:
+            sock.connect(socket_address)
+        except BlockingIOError:
+            pass
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _set_options(sock: socket.socket, options: Sequence[SocketOption]) -> None:
+    for option in options:
+        try:
+            sock.setsockopt(*option)
+        except (TypeError, OverflowError) as error:
+            raise ArgumentError(f"socket_options must be (level, option, value) each, not {option!r}") from error
+
+
+def _bind(sock: socket.socket, source_address: tuple[str, int]) -> None:
+    try:
+        sock.bind(source_address)
+    except (TypeError, OverflowError) as error:
+        raise ArgumentError(f"source_address must be (host, port), not {source_address!r}") from error
 
 
 def _connect_failure(sock: socket.socket) -> OSError | None:
@@ -227,9 +245,11 @@ def _prepare_context(address: Address, context: ssl.SSLContext | None, alpn: Seq
         context.options |= ssl.OP_NO_RENEGOTIATION
     if alpn is not None:
         try:
+            if isinstance(alpn, str):
+                raise TypeError("a str is a sequence of its characters")
             context.set_alpn_protocols(list(alpn))
         except (OSError, ValueError, TypeError) as error:
-            raise ArgumentError(f"alpn must be names of 1 to 255 ASCII characters, not {alpn!r}") from error
+            raise ArgumentError(f"alpn must be a sequence of names with 1 to 255 ASCII characters, not {alpn!r}") from error
     return context
 
 

@@ -11,9 +11,8 @@ from typing import Protocol
 
 __all__ = ["SocketTransport", "Transport", "close_socket"]
 
-#: What closing takes off the receive buffer at most, in pieces of this size.
-_DRAIN_BYTES = 65536
-_DRAIN_READS_MAX = 16
+#: What closing takes off the receive buffer at most.
+_DRAIN_BYTES = 1 << 20
 
 
 class Transport(Protocol):
@@ -109,12 +108,7 @@ def close_socket(sock: socket.socket) -> None:
         return
     try:
         sock.shutdown(socket.SHUT_WR)
-        for _ in range(_DRAIN_READS_MAX):
-            if not sock.recv(_DRAIN_BYTES):
-                break
+        sock.recv(_DRAIN_BYTES)
     except OSError:
         pass
-    try:
-        sock.close()
-    except OSError:
-        pass
+    sock.close()
