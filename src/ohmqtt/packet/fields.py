@@ -102,10 +102,11 @@ def decode_topic(data: bytes, start: int, end: int) -> str:
         problem = topic_problem(topic)
         if problem:
             raise ProtocolError(problem)
-        if len(topic) <= _TOPIC_CACHE_BYTES_MAX:
+        encoded = topic.encode()
+        if len(encoded) <= _TOPIC_CACHE_BYTES_MAX:
             if len(decoded_topics) >= _TOPIC_CACHE_ENTRIES_MAX:
                 decoded_topics.clear()
-            decoded_topics[topic.encode()] = topic
+            decoded_topics[encoded] = topic
     return topic
 
 

@@ -147,10 +147,11 @@ class MQTTConnectPacket(MQTTPacket):
         return encode_packet(0x10, _PROTOCOL, bytes((flags,)), keep_alive, properties, *parts)
 
     def __repr__(self) -> str:
-        shown = {name: getattr(self, name) for name in self._fields}
-        if self.password is not None:
-            shown["password"] = ...
-        return f"MQTTConnectPacket({', '.join([f'{name}={value!r}' for name, value in shown.items()])})"
+        # A password doesn't belong into a log either.
+        shown = [
+            f"{name}={'...' if name == 'password' and self.password is not None else repr(getattr(self, name))}" for name in self._fields
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class MQTTConnAckPacket(MQTTPacket):
