@@ -162,7 +162,7 @@ def encode_properties(cls: type[Properties], properties: Properties) -> bytes:
 
 def encode_packet(first_byte: int, *parts: bytes) -> bytes:
     """Put the fixed header before the parts of a packet (section 2.1)."""
-    body = b"".join(parts)
-    if len(body) > VARINT_MAX:
-        raise ArgumentError(f"packet of {len(body)} bytes is longer than {VARINT_MAX}")
-    return bytes((first_byte,)) + encode_varint(len(body)) + body
+    length = sum([len(part) for part in parts])
+    if length > VARINT_MAX:
+        raise ArgumentError(f"packet of {length} bytes is longer than {VARINT_MAX}")
+    return b"".join((bytes((first_byte,)), encode_varint(length), *parts))

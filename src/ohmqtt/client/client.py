@@ -1,0 +1,763 @@
+"""`Client`: what users call. It validates and encodes at the call, under nobody's lock, and hands the result to the Session.
+
+An argument that was accepted here can't fail later; a call that raises has sent and stored nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import warnings
+import weakref
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ..address import Address, parse_address
+from ..errors import ArgumentError, ConnectError, MQTTError, QueueFullError, StateError, StoreError, WaitTimeoutError
+from ..handle import PublishHandle, SubscribeHandle, UnsubscribeHandle
+from ..link import encode_topic_field
+from ..mqtt_spec import VARINT_MAX
+from ..packet import MQTTConnectPacket, MQTTSubscribePacket, MQTTSubscription, MQTTUnsubscribePacket, MQTTWill
+from ..property import MQTTConnectProps, MQTTDisconnectProps, MQTTPublishProps, MQTTSubscribeProps, MQTTUnsubscribeProps
+from ..records import Options, State, Subscription
+from ..session import IDLE, STOPPED, QueuePolicy, SessionSettings
+from ..session.core import check_disconnect
+from ..session.subscriptions import check_filters
+from ..store import SQLiteStore
+from ..topic import validate_topic_filter, validate_topic_name
+from ..topic_alias import AliasPolicy
+from .driver import Driver
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    from ..auth import Authenticator
+    from ..journal import StoredMessage
+    from ..packet import MQTTAuthPacket, MQTTConnAckPacket, MQTTDisconnectPacket, MQTTPublishPacket
+    from ..records import Disconnected, Message
+    from ..store import Store
+
+    MessageCallback = Callable[["Client", Message], object]
+
+__all__ = ["Client"]
+
+TOPICS_CACHED_MAX = 4_096
+TOPIC_CACHED_CHARACTERS_MAX = 256
+CLOSE_TIMEOUT_S = 10.0
+EXIT_TIMEOUT_S = 3.0
+
+NEVER = AliasPolicy.NEVER
+SETTLED = State.SETTLED
+
+PACKET_BYTES_MAX = VARINT_MAX + 5
+PAYLOAD_CHECKED_FROM = 268_000_000
+"""Below this no topic and properties can make a PUBLISH too large."""
+
+_open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+class Client:
+    """An MQTT 5.0 client with an I/O thread and a delivery thread, or without threads.
+
+    ``with Client() as client:`` starts the threads and ends with `disconnect` and `shutdown`. Without threads, `loop_once` and
+    `loop_forever` do the I/O and run the callbacks on the caller's thread.
+
+    :param db_path: Where QoS 1 and 2 publications and the session are kept across processes (SQLite); None keeps them in memory.
+    :param db_fast: Survive a killed process, but not a power cut: about ten times faster.
+    :param manual_ack: QoS 1 and 2 messages are acknowledged by `Message.ack`, not when their callback returns.
+    :param settings: Bounds, policies and times (`SessionSettings`).
+    :param store: Something of your own in place of the database (`ohmqtt.store.Store`).
+    :raises StoreError: the database is in use, damaged, not ours, or can't be opened. It was not changed.
+
+    User code is set as attributes, and is run on the delivery thread: ``on_connect(client, connack)``,
+    ``on_disconnect(client, event)`` (`Disconnected`: error, packet, whether and when the next attempt follows),
+    ``on_message(client, message)`` for messages that no subscription has a callback for, ``on_undelivered(message, error)`` for a
+    publication that nobody holds a handle of, ``on_auth(client, packet)`` after a re-authentication.
+    """
+
+    def __init__(
+        self,
+        db_path: str | os.PathLike[str] | None = None,
+        *,
+        db_fast: bool = False,
+        manual_ack: bool = False,
+        settings: SessionSettings | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self.on_connect: Callable[[Client, MQTTConnAckPacket], object] | None = None
+        self.on_disconnect: Callable[[Client, Disconnected], object] | None = None
+        self.on_message: MessageCallback | None = None
+        self.on_undelivered: Callable[[MQTTPublishPacket, MQTTError], object] | None = None
+        self.on_auth: Callable[[Client, MQTTAuthPacket], object] | None = None
+        self._driver: Driver | None = None
+        if db_path is not None:
+            if store is not None:
+                raise ArgumentError("db_path and store are both given: a client keeps its messages in one place")
+            store = SQLiteStore(db_path, fast=db_fast)
+        self._settings = settings if settings is not None else SessionSettings()
+        driver = Driver(self._settings, store, weakref.ref(self), manual_ack)
+        driver.make_message = self._restored
+        if store is not None:
+            try:
+                driver.session.recover(store.load(), driver.make_message)
+            except BaseException:
+                store.close()
+                raise
+        self._driver = driver
+        self._lock = driver.lock
+        self._session = driver.session
+        self._topics: dict[str, bytes] = {}
+        _open_clients.add(self)
+
+    # ---- connecting ------------------------------------------------------------------------------------------------------------------
+
+    def connect(
+        self,
+        address: str | Address,
+        client_id: str = "",
+        *,
+        clean_start: bool = False,
+        keep_alive: int = 60,
+        user_name: str | None = None,
+        password: bytes | str | None = None,
+        will: MQTTWill | None = None,
+        connect_properties: MQTTConnectProps | None = None,
+        authenticator: Authenticator | None = None,
+        connect_timeout: float = 30.0,
+        tls_context: ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
+        alpn: Sequence[str] | None = None,
+        source_address: tuple[str, int] | None = None,
+        socket_options: Sequence[Any] = (),
+        tcp_nodelay: bool = True,
+    ) -> None:
+        """Begin to connect, and stay connected: returns at once, retries with backoff, and gives up only for a reason that can't heal.
+
+        :param address: ``host``, ``host:port``, ``mqtt://``, ``mqtts://``, ``unix:/path``, ``[v6]:port``, with ``user:password@`` or not.
+            Ports default to 1883 and 8883.
+        :param client_id: Client Identifier; empty: the database's, else assigned by the server (section 3.1.3.1).
+        :param clean_start: Discard the server's session; holds until the first successful CONNACK (section 3.1.2.4).
+        :param keep_alive: In seconds, 0 to 65,535; 0 turns it off (section 3.1.2.10).
+        :param user_name: Takes precedence over the address's.
+        :param password: Up to 65,535 bytes; a str is sent as UTF-8.
+        :param will: What the server publishes if the connection ends without `disconnect` (section 3.1.2.5).
+        :param connect_properties: Section 3.1.2.11. Unless named, Session Expiry Interval is 300 s and Receive Maximum 1,024.
+        :param authenticator: For enhanced authentication (section 4.12), for example `ScramSHA256`.
+        :param connect_timeout: Bound in seconds of resolving, connecting and the TLS handshake, for each attempt.
+        :param tls_context: In place of ``ssl.create_default_context()``, which verifies the server.
+        :param server_hostname: The name in the server's certificate, if it isn't the address's host.
+        :param alpn: Protocols to offer by ALPN.
+        :param source_address: Local (host, port).
+        :param socket_options: (level, option, value) each, set before connecting.
+        :param tcp_nodelay: Whether to turn Nagle's algorithm off.
+        :raises ArgumentError: a bad argument.
+        :raises StateError: there is a connection or an attempt already.
+        :raises StoreOwnerError: the database belongs to another client id.
+        """
+        driver = self._usable()
+        target = parse_address(address) if isinstance(address, str) else address
+        if user_name is None:
+            user_name = target.user_name
+        if password is None:
+            password = target.password
+        if isinstance(password, str):
+            password = password.encode()
+        properties = MQTTConnectProps.EMPTY if connect_properties is None else connect_properties
+        if authenticator is not None:
+            properties = properties.replace(AuthenticationMethod=authenticator.method, AuthenticationData=None)
+        elif properties.AuthenticationMethod is not None:
+            raise ArgumentError("connect_properties name an AuthenticationMethod, and no authenticator is given to answer the server")
+        packet = MQTTConnectPacket(client_id, clean_start, keep_alive, will, user_name, password, properties)
+        packet.encode()
+        if not isinstance(connect_timeout, (int, float)) or not 0 < connect_timeout <= 86_400:
+            raise ArgumentError(f"connect_timeout is {connect_timeout!r}, expected more than 0 and at most 86,400 s")
+        options: dict[str, Any] = {
+            "address": target,
+            "timeout_s": connect_timeout,
+            "tls_context": tls_context,
+            "server_hostname": server_hostname,
+            "alpn": alpn,
+            "source_address": source_address,
+            "socket_options": tuple(socket_options),
+            "tcp_nodelay": tcp_nodelay,
+        }
+        check_transport_options(target, options)
+        with self._lock:
+            driver.check()
+            self._session.connect(packet, monotonic())
+            driver.connect_options = options
+            driver.authenticator = authenticator
+            number = self._session.baskets.turn_number
+        driver.flush(number)
+
+    def wait_for_connect(self, timeout: float | None = None) -> MQTTConnAckPacket:
+        """Wait until the server has accepted the connection, and return its CONNACK.
+
+        :param timeout: In seconds; None waits as long as it takes. The client goes on trying after a timeout.
+        :raises WaitTimeoutError: not connected within `timeout`.
+        :raises ConnectError: the client gave up: `ConnectRefusedError` (``.packet``), `ForeignSessionError`, …
+        :raises AuthenticationError: the authenticator refused the server.
+        """
+        driver = self._usable()
+        session = self._session
+        with self._lock:
+            if session.phase == IDLE and session.link is None:
+                raise StateError("wait_for_connect() before connect()")
+            if not driver.wait_until(lambda: session.connected_link() is not None or session.phase in (STOPPED, IDLE) or driver.closed, timeout):
+                last = session.last_error
+                raise WaitTimeoutError(f"not connected within {timeout:g} s" + (f"; the last attempt: {last}" if last is not None else "")) from last
+            link = session.connected_link()
+            if link is not None:
+                assert link.connack is not None
+                return link.connack
+            failure = session.failure
+        if failure is None:
+            raise ConnectError("the client was disconnected or closed before the connection was made")
+        raise failure
+
+    def is_connected(self) -> bool:
+        """Return whether the server has accepted the connection and it still stands."""
+        with self._lock:
+            return self._session.connected_link() is not None
+
+    @property
+    def connack(self) -> MQTTConnAckPacket | None:
+        """The CONNACK of the connection that stands, with all its properties (section 3.2), or None."""
+        with self._lock:
+            link = self._session.link
+            return None if link is None else link.connack
+
+    @property
+    def client_id(self) -> str:
+        """The Client Identifier: as given, or as the server assigned it; empty if neither is known yet."""
+        return self._session.client_id
+
+    @property
+    def disconnect_packet(self) -> MQTTDisconnectPacket | None:
+        """The last DISCONNECT that the server sent (section 3.14), or None."""
+        return self._session.disconnect_packet
+
+    @property
+    def failure(self) -> MQTTError | None:
+        """Why the client has stopped connecting, or None."""
+        return self._session.failure
+
+    def auth(self) -> None:
+        """Authenticate again with the authenticator given to `connect` (section 4.12.1); other packets go on flowing.
+
+        ``on_auth`` is called when the server has accepted; if it refuses it closes the connection.
+
+        :raises StateError: not connected, no authenticator, or a re-authentication is under way.
+        """
+        driver = self._usable()
+        authenticator = driver.authenticator
+        if authenticator is None:
+            raise StateError("auth() needs an authenticator in connect(): without an Authentication Method a client must not send AUTH")
+        data = authenticator.start()
+        with self._lock:
+            driver.check()
+            self._session.reauthenticate(data, monotonic())
+        driver.flush()
+
+    # ---- publishing ------------------------------------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes | bytearray | memoryview | str | None = b"",
+        qos: int = 0,
+        retain: bool = False,
+        properties: MQTTPublishProps | None = None,
+        alias_policy: AliasPolicy = NEVER,
+    ) -> PublishHandle:
+        """Publish a message (section 3.3), and return a handle that waits for the full acknowledgement.
+
+        Everything is validated, copied and encoded here. With a database, a QoS 1 or 2 message is on disk when this returns.
+
+        :param topic: Topic Name, 1 to 65,535 bytes of UTF-8 without wildcards.
+        :param payload: A str is sent as UTF-8; None is empty.
+        :param qos: 0 at most once, 1 at least once, 2 exactly once.
+        :param retain: Whether the server keeps it for later subscribers.
+        :param properties: Section 3.3.2.3. Topic Alias and Subscription Identifier aren't the caller's to set.
+        :param alias_policy: ``ALWAYS`` is for QoS 0.
+        :raises ArgumentError: a bad argument; `ServerLimitError`, `PacketTooLargeError`: the server said that it can't take this.
+        :raises TopicAliasError: ``ALWAYS``, and the server offers too few aliases, or there is no connection.
+        :raises QueueFullError: the outbound queue is full, and the policy is to say so.
+        :raises StoreError: the database can't keep the message; it was not accepted.
+        :raises StateError: the client is closed.
+        """
+        handle = self._outgoing(topic, payload, qos, retain, properties, alias_policy)
+        driver: Driver = self._driver  # type: ignore[assignment]
+        with self._lock:
+            if driver.closed or driver.closing:
+                self._usable()
+            try:
+                self._session.publish(handle)
+            except QueueFullError:
+                self._publish_when_room(handle)
+            if driver.store is None:
+                if driver.sleeping:
+                    driver.sleeping = False
+                    driver.wake_now()
+                if handle.state == SETTLED:
+                    driver.pass_turn(monotonic())
+                return handle
+            number = self._session.baskets.turn_number
+        if qos:
+            driver.settle(number)
+            self._raise_store_error(handle)
+        driver.flush(number)
+        return handle
+
+    def publish_many(
+        self,
+        messages: Iterable[tuple[str, bytes | bytearray | memoryview | str | None]],
+        qos: int = 0,
+        retain: bool = False,
+        properties: MQTTPublishProps | None = None,
+        alias_policy: AliasPolicy = NEVER,
+    ) -> list[PublishHandle]:
+        """Publish several messages, with a database in one transaction: all of them are on disk when this returns.
+
+        :param messages: (topic, payload) each; the other arguments, and what is raised, are as for `publish`. A bad argument in any of
+            them is raised before one is accepted.
+        :raises QueueFullError: the queue became full; the messages before stay accepted, and with a database they are on disk.
+        :raises StoreError: the database can't keep them; none was accepted.
+        """
+        handles = [self._outgoing(topic, payload, qos, retain, properties, alias_policy) for topic, payload in messages]
+        driver = self._usable()
+        number = 0
+        error: MQTTError | None = None
+        with self._lock:
+            if driver.closed or driver.closing:
+                self._usable()
+            for handle in handles:
+                try:
+                    self._session.publish(handle)
+                except QueueFullError:
+                    # Waiting lets go of the lock: what was accepted so far must be able to leave.
+                    try:
+                        self._publish_when_room(handle)
+                    except MQTTError as caught:
+                        error = caught
+                        break
+                except MQTTError as caught:
+                    error = caught
+                    break
+            number = self._session.baskets.turn_number
+            if driver.store is None:
+                driver.pass_turn(monotonic())
+        driver.flush(number)
+        for handle in handles:
+            self._raise_store_error(handle)
+        if error is not None:
+            raise error
+        return handles
+
+    def _outgoing(
+        self,
+        topic: str,
+        payload: bytes | bytearray | memoryview | str | None,
+        qos: int,
+        retain: bool,
+        properties: MQTTPublishProps | None,
+        alias_policy: AliasPolicy,
+    ) -> PublishHandle:
+        """Validate and encode a publication."""
+        try:
+            topic_field = self._topics[topic]
+        except (KeyError, TypeError):
+            topic_field = self._topic_field(topic)
+        if type(payload) is not bytes:
+            payload = copy_payload(payload)
+        if qos not in (0, 1, 2) or qos.__class__ is bool:
+            raise ArgumentError(f"qos is {qos!r}, expected 0, 1 or 2")  # [MQTT-3.3.1-4]
+        encoded = b"\0"
+        options = None
+        if properties is not None or alias_policy is not NEVER:
+            encoded, options = self._options(properties, alias_policy, qos, payload)
+        handle = PublishHandle(self._driver, topic_field, payload, qos, 0x30 | qos << 1 | (1 if retain else 0), encoded, options)  # type: ignore[arg-type]
+        if len(payload) > PAYLOAD_CHECKED_FROM and handle.size > PACKET_BYTES_MAX:
+            raise ArgumentError(f"payload has {len(payload)} bytes: PUBLISH would take {handle.size}, and the limit is {PACKET_BYTES_MAX} (section 2.1.4)")
+        return handle
+
+    def _topic_field(self, topic: str) -> bytes:
+        """Validate and encode a topic; the fields of short ones are kept."""
+        topic_field = encode_topic_field(validate_topic_name(topic))
+        if len(topic) <= TOPIC_CACHED_CHARACTERS_MAX:
+            if len(self._topics) >= TOPICS_CACHED_MAX:
+                self._topics.clear()
+            self._topics[topic] = topic_field
+        return topic_field
+
+    @staticmethod
+    def _options(properties: MQTTPublishProps | None, alias_policy: AliasPolicy, qos: int, payload: bytes) -> tuple[bytes, Options | None]:
+        """Validate and encode what most publications don't have."""
+        if not isinstance(alias_policy, AliasPolicy):
+            raise ArgumentError(f"alias_policy is {alias_policy!r}, expected one of {', '.join(map(str, AliasPolicy))}")
+        if alias_policy is AliasPolicy.ALWAYS and qos:
+            raise ArgumentError(f"alias_policy is ALWAYS with qos {qos}: it is for QoS 0, because a message that is sent again may find no alias")
+        if properties is None:
+            properties = MQTTPublishProps.EMPTY
+        if not isinstance(properties, MQTTPublishProps):
+            raise ArgumentError(f"properties is {properties!r:.100}, expected MQTTPublishProps")
+        if properties.TopicAlias is not None:
+            raise ArgumentError(f"TopicAlias is {properties.TopicAlias}: aliases belong to a connection, use alias_policy instead")
+        if properties.SubscriptionIdentifier:  # [MQTT-3.3.4-6]
+            raise ArgumentError("SubscriptionIdentifier must not be in a client's PUBLISH")
+        if properties.PayloadFormatIndicator:
+            try:
+                payload.decode()
+            except UnicodeDecodeError as error:
+                raise ArgumentError(f"payload isn't UTF-8, and PayloadFormatIndicator is 1: {error}") from error
+        expiry_s = properties.MessageExpiryInterval
+        options = None
+        if expiry_s is not None or alias_policy is not NEVER:
+            options = Options(alias_policy, None if expiry_s is None else monotonic() + expiry_s, expiry_s or 0)
+        return properties.encode(), options
+
+    def _publish_when_room(self, handle: PublishHandle) -> None:
+        """Accept `handle` as soon as the queue has room, while connected; raise `QueueFullError` else. The lock is held."""
+        session = self._session
+        driver = self._driver
+        assert driver is not None
+        if self._settings.queue_policy is not QueuePolicy.WAIT or len(handle.payload) > self._settings.queue_bytes_max:
+            session.publish(handle)
+            return
+        while True:
+            if session.connected_link() is None:
+                session.publish(handle)
+                return
+            driver.wake()
+            if driver.store is not None:
+                self._lock.release()
+                try:
+                    driver.settle()
+                finally:
+                    self._lock.acquire()
+            driver.wait_until(lambda: session.outbound.has_room(handle) or session.connected_link() is None or driver.closed, None)
+            driver.check()
+            if session.outbound.has_room(handle):
+                session.publish(handle)
+                return
+
+    @staticmethod
+    def _raise_store_error(handle: PublishHandle) -> None:
+        if handle.done and isinstance(handle.outcome, StoreError):
+            raise handle.outcome
+
+    def _restored(self, row: StoredMessage) -> PublishHandle:
+        """Make a handle of a stored row."""
+        options = None
+        if row.alias_policy or row.expiry_s is not None:
+            expires_at = None if row.expiry_s is None else monotonic() + row.expiry_s
+            options = Options(AliasPolicy(row.alias_policy), expires_at, row.expiry_s or 0)
+        topic_field = encode_topic_field(row.topic.encode())
+        handle = PublishHandle(
+            self._driver,  # type: ignore[arg-type]
+            topic_field,
+            row.payload,
+            row.qos,
+            0x30 | row.qos << 1 | row.retain,
+            row.properties,
+            options,
+        )
+        handle.sequence = row.sequence
+        handle.packet_id = row.packet_id
+        return handle
+
+    def pending(self) -> Iterator[PublishHandle]:
+        """Iterate over the unacknowledged QoS 1 and 2 publications, oldest first, those of a former process included.
+
+        A backlog in the database is read window by window. Who asks for a handle here hears of its outcome through it.
+        """
+        driver = self._usable()
+        after = 0
+        with self._lock:
+            found = list(self._session.outbound.pending())
+        for message in found:
+            after = max(after, message.sequence)
+            if isinstance(message, PublishHandle):
+                with self._lock:
+                    message.claimed = True
+                yield message
+        while driver.store is not None:
+            driver.settle()
+            with driver.commit_lock:
+                rows = driver.store.load_queued(after, self._settings.window_messages, self._settings.window_bytes)
+                with self._lock:
+                    handles = [self._session.outbound.claim(row, self._restored) for row in rows]
+            if not rows:
+                return
+            after = rows[-1].sequence
+            for handle in handles:
+                if isinstance(handle, PublishHandle):
+                    yield handle
+
+    # ---- subscribing -------------------------------------------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        topic_filter: str | MQTTSubscription | Sequence[str | MQTTSubscription],
+        callback: MessageCallback | None = None,
+        max_qos: int = 2,
+        *,
+        no_local: bool = False,
+        retain_as_published: bool = False,
+        retain_handling: int = 0,
+        properties: MQTTSubscribeProps | None = None,
+    ) -> SubscribeHandle:
+        """Subscribe to one or several Topic Filters (section 3.8), and return a handle that waits for the SUBACK.
+
+        A subscription is declared state: it is sent on connect, and again when the server has lost the session. It may be declared
+        before `connect`.
+
+        :param topic_filter: A filter, also ``$share/name/filter``; or several, each a str or an `MQTTSubscription` with options of its own.
+        :param callback: ``callback(client, message)``, run on the delivery thread; None: messages go to ``on_message``. It may publish
+            and wait, subscribe, disconnect. A QoS 1 or 2 message is acknowledged when it has returned.
+        :param max_qos: The highest QoS at which the server may send.
+        :param no_local: Don't send our own publications back.
+        :param retain_as_published: Keep the RETAIN flag as published.
+        :param retain_handling: 0 send retained messages, 1 only if the subscription is new, 2 don't.
+        :param properties: Section 3.8.2.1.
+        :raises ArgumentError: a bad filter or option; `ServerLimitError`: the server said that it doesn't support this.
+        """
+        driver = self._usable()
+        if isinstance(topic_filter, (str, MQTTSubscription)):
+            topic_filter = [topic_filter]
+        items = [
+            item if isinstance(item, MQTTSubscription) else MQTTSubscription(item, max_qos, no_local, retain_as_published, retain_handling)
+            for item in topic_filter
+        ]
+        check_filters(items)
+        if callback is not None and not callable(callback):
+            raise ArgumentError(f"callback is {callback!r}, expected a function of (client, message)")
+        properties = MQTTSubscribeProps.EMPTY if properties is None else properties
+        MQTTSubscribePacket(1, tuple(items), properties).encode()
+        with self._lock:
+            driver.check()
+            driver.subscription_group += 1
+            subscriptions = [Subscription(item, callback, driver.subscription_group, properties.UserProperty) for item in items]
+            handle = SubscribeHandle(driver, items, properties, subscriptions)
+            self._session.subscribe(handle)
+        driver.flush()
+        return handle
+
+    def unsubscribe(self, topic_filter: str | Sequence[str], properties: MQTTUnsubscribeProps | None = None) -> UnsubscribeHandle:
+        """End one or several subscriptions (section 3.10); callbacks stay until the server has confirmed.
+
+        :param topic_filter: As given to `subscribe`, ``$share/name/`` included.
+        :param properties: Section 3.10.2.1.
+        :raises ArgumentError: a bad filter, or none.
+        """
+        driver = self._usable()
+        items = [topic_filter] if isinstance(topic_filter, str) else list(topic_filter)
+        check_filters(items)
+        for item in items:
+            validate_topic_filter(item)
+        properties = MQTTUnsubscribeProps.EMPTY if properties is None else properties
+        MQTTUnsubscribePacket(1, tuple(items), properties).encode()
+        with self._lock:
+            driver.check()
+            handle = UnsubscribeHandle(driver, items, properties)
+            self._session.unsubscribe(handle)
+        driver.flush()
+        return handle
+
+    # ---- the loop ------------------------------------------------------------------------------------------------------------------------
+
+    def start_loop(self) -> None:
+        """Start the I/O thread and the delivery thread. ``with`` does it.
+
+        :raises StateError: they run already, or a loop of the caller's does.
+        """
+        self._usable().start_threads()
+
+    def loop_once(self, timeout: float | None = 1.0) -> None:
+        """Do the I/O that is due, waiting for it at most `timeout` seconds, then run the callbacks, all on this thread.
+
+        :raises StateError: the threads are running, or another thread is in the loop.
+        """
+        driver = self._usable()
+        if driver.thread is not None:
+            raise StateError("the loop runs on its own threads: loop_once() and loop_forever() are for clients without")
+        if driver.delivery.here():
+            raise StateError("loop_once() in a callback: callbacks don't nest")
+        if not driver.stepping.acquire(blocking=False):
+            raise StateError("another thread is in the loop of this client")
+        try:
+            if driver.thread is None:
+                driver.step(0.0 if driver.delivery.inbox else timeout)
+        finally:
+            driver.stepping.release()
+        driver.delivery.drain()
+
+    def loop_forever(self) -> None:
+        """Run `loop_once` until the client is disconnected, closed, or has stopped connecting.
+
+        :raises ConnectError, AuthenticationError: why it has stopped.
+        """
+        driver = self._usable()
+        while not driver.closed and not driver.closing:
+            self.loop_once(None)
+            if driver.closed:
+                return
+            with self._lock:
+                ended = self._session.phase in (IDLE, STOPPED) and driver.transport is None and not driver.delivery.inbox
+                failure = self._session.failure
+            if ended:
+                if failure is not None:
+                    raise failure
+                return
+
+    # ---- the end -------------------------------------------------------------------------------------------------------------------------
+
+    def disconnect(
+        self, reason_code: int = 0, properties: MQTTDisconnectProps | None = None, *, timeout: float | None = CLOSE_TIMEOUT_S
+    ) -> None:
+        """Wait until all is done, say DISCONNECT (section 3.14), and close the network connection. `connect` may be called again.
+
+        Waits until QoS 0 is written, QoS > 0 acknowledged (with a database: sent), requests are answered, and the callbacks of received
+        messages have run and are acknowledged (the one that calls this excepted). The rest resolves with `ClientClosedError`.
+
+        :param reason_code: 0; or 4, and the server publishes the Will; or another one that a client may send.
+        :param properties: Section 3.14.2.2. Without a database and without a named Session Expiry Interval the session ends with this.
+        :param timeout: Bound of the waiting in seconds; None waits as long as it takes, 0 not at all.
+        :raises ArgumentError: a reason code or property that a client can't send.
+        """
+        driver = self._usable()
+        session = self._session
+        packet_properties = MQTTDisconnectProps.EMPTY if properties is None else properties
+        check_disconnect_call(reason_code, packet_properties, session)
+        here = driver.delivery.here()
+        deadline = None if timeout is None else monotonic() + timeout
+
+        def flushed() -> bool:
+            if driver.closed or session.phase in (IDLE, STOPPED):
+                return True
+            return session.idle(inbound=not here) and (here or driver.delivery.idle())
+
+        if driver.thread is None and not here:
+            # The callbacks of what was received are run here, between the rounds of I/O.
+            driver.delivery.drain()
+        with self._lock:
+            while not driver.wait_until(lambda: flushed() or bool(driver.thread is None and not here and driver.delivery.inbox), left(deadline)):
+                break
+            while driver.thread is None and not here and driver.delivery.inbox and left(deadline) != 0.0:
+                self._lock.release()
+                try:
+                    driver.delivery.drain()
+                finally:
+                    self._lock.acquire()
+                driver.wait_until(lambda: flushed() or bool(driver.delivery.inbox), left(deadline))
+            if driver.closed:
+                return
+            session.disconnect(monotonic(), reason_code, packet_properties)
+            driver.dial_number += 1
+            if driver.store is None:
+                driver.pass_turn(monotonic())
+            driver.wake()
+        if driver.store is not None:
+            driver.settle()
+        with self._lock:
+            driver.wake()
+            driver.wait_until(lambda: session.link is None, self._settings.close_timeout_s + 1.0)
+
+    def close(self, timeout: float | None = CLOSE_TIMEOUT_S) -> None:
+        """`disconnect`, then `shutdown`, and wait for the threads (unless called from one of them). Does nothing on a closed client."""
+        driver = self._driver
+        if driver is None or driver.closed or driver.forked:
+            return
+        try:
+            self.disconnect(timeout=timeout)
+        except StateError:
+            pass
+        self.shutdown()
+        current = threading.current_thread()
+        for thread in (driver.thread, driver.delivery.thread):
+            if thread is not None and thread is not current:
+                thread.join(None if timeout is None else timeout + 1.0)
+
+    def shutdown(self) -> None:
+        """Close at once: no DISCONNECT (so the Will fires), every handle resolves with `ClientClosedError`. Safe in a signal handler."""
+        driver = self._driver
+        if driver is not None and not driver.closed and not driver.forked:
+            driver.shut_down()
+
+    def __enter__(self) -> Client:
+        self.start_loop()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # An interrupt shall not be kept waiting; anything else that was published before the error is still flushed.
+        self.close(0.0 if kind is not None and not issubclass(kind, Exception) else CLOSE_TIMEOUT_S)
+
+    def __del__(self) -> None:
+        driver = getattr(self, "_driver", None)
+        if driver is not None and not driver.closed and not driver.forked:
+            warnings.warn(f"client {driver.session.client_id!r} was collected while open: use `with` or close()", ResourceWarning, stacklevel=2)
+            driver.shut_down()
+
+    def _usable(self) -> Driver:
+        driver = self._driver
+        if driver is None:
+            raise StateError("the client could not be opened")
+        driver.check()
+        if driver.closing:
+            raise StateError("the client is being closed")
+        return driver
+
+
+def copy_payload(payload: bytearray | memoryview | str | bytes | None) -> bytes:
+    """Return a copy of the payload as bytes, or raise `ArgumentError`."""
+    if payload is None:
+        return b""
+    if isinstance(payload, str):
+        try:
+            return payload.encode()
+        except UnicodeEncodeError as error:
+            raise ArgumentError(f"payload holds a lone surrogate, which UTF-8 can't express: {error}") from error
+    if isinstance(payload, (bytes, bytearray, memoryview)):
+        return bytes(payload)
+    raise ArgumentError(f"payload is of type {type(payload).__name__}, expected bytes, bytearray, memoryview, str or None")
+
+
+def check_transport_options(address: Address, options: dict[str, Any]) -> None:
+    """Raise for options that no attempt could succeed with."""
+    if not address.tls and any(options[name] is not None for name in ("tls_context", "server_hostname", "alpn")):
+        raise ArgumentError(f"tls_context, server_hostname and alpn need an address with TLS (mqtts://), not {address}")
+
+
+def check_disconnect_call(reason_code: int, properties: MQTTDisconnectProps, session: Any) -> None:
+    """Raise at the call, before any waiting, if the DISCONNECT can't be sent."""
+    check_disconnect(reason_code, properties, session.link)
+
+
+def left(deadline: float | None) -> float | None:
+    """Return the seconds until `deadline`, not below 0."""
+    return None if deadline is None else max(0.0, deadline - monotonic())
+
+
+def _close_at_exit() -> None:
+    """Give clients that were left open a bounded flush and goodbye."""
+    for client in list(_open_clients):
+        try:
+            client.close(EXIT_TIMEOUT_S)
+        except Exception as error:
+            warnings.warn(f"closing an open client at exit failed: {error!r}", ResourceWarning, stacklevel=1)
+
+
+def _after_fork_in_child() -> None:
+    for client in list(_open_clients):
+        driver = client._driver
+        if driver is not None:
+            driver.abandon_after_fork()
+            client._lock = driver.lock
+
+
+atexit.register(_close_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
