@@ -124,6 +124,7 @@ class Session:
         self.unmatched_count = 0
         self.dropped_count = 0
         # Turns: taken and not committed.
+        self.open_turns = 0
         self.retry_at: float | None = None
         self.disconnect_packet: MQTTDisconnectPacket | None = None
 
@@ -665,6 +666,7 @@ class Session:
         if not (baskets.required or baskets.writes or baskets.events or baskets.resolved):
             return None
         turn = baskets.take(link, now)
+        self.open_turns += 1
         turn.received_bytes = self.received_bytes
         self.received_bytes = 0
         return turn
@@ -675,6 +677,7 @@ class Session:
 
     def release(self, turn: Turn, now: float) -> None:
         """`turn` is committed: its writes join the outbox, unless their Link is gone or has failed."""
+        self.open_turns -= 1
         link = turn.link
         if turn.writes:
             if link is not None and link is self.link and link.close_error is None:
@@ -711,7 +714,9 @@ class Session:
     def must_close(self) -> bool:
         """Return whether the driver is to close the network connection now, and then to call `link_lost`."""
         link = self.link
-        return link is not None and (link.state == CLOSED or (link.state == CLOSING and not link.pending() and not self.baskets.writes))
+        if link is None or link.state < CLOSING:
+            return False
+        return link.state == CLOSED or not (link.pending() or self.baskets.writes or self.open_turns)
 
     def deadline(self) -> float | None:
         """Return when `tick` must be called at the latest."""
@@ -755,7 +760,7 @@ class Session:
         link = self.link
         if self.subscriptions.pending or outbound.requests or outbound.queue or outbound.stored_rows or outbound.resend or outbound.behind_stored:
             return False
-        if self.baskets.writes or (link is not None and link.pending()):
+        if self.baskets.writes or self.open_turns or (link is not None and link.pending()):
             return False
         if not self.durable and (outbound.in_flight or outbound.released):
             return False
