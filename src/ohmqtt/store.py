@@ -20,7 +20,7 @@ from binascii import crc32
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from .errors import ArgumentError, ForkedError, StateError, StoreDamagedError, StoreError, StoreFormatError, StoreInUseError
 from .journal import DELETE, FORGET, IDENTITY, INSERT, RECEIVE, RELEASE, REQUEUE, SEND, SESSION, StoredMessage, StoredState
@@ -66,7 +66,8 @@ class Store(Protocol):
 # --- the SQLite store ---
 
 _APPLICATION_ID: Final = 0x6F515454  # "oQTT", bytes 68 to 71 of the file
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 1  # in the low byte of SQLite's user_version, bytes 60 to 63 of the file
+_FAST: Final = 0x100  # also in user_version: who writes the log doesn't wait for the disk, so a power cut may leave holes in it
 _LOG_BYTES_KEPT: Final = 16 << 20  # after one large transaction the write-ahead log is cut back to this
 _SUFFIXES: Final = ("", "-journal", "-wal", "-shm")  # what SQLite puts beside a database
 _MAGIC: Final = b"SQLite format 3\0"
@@ -92,8 +93,8 @@ CREATE TABLE message (
     payload BLOB NOT NULL
 );
 CREATE TABLE received (packet_id INTEGER PRIMARY KEY, arrival INTEGER NOT NULL);
-CREATE TABLE owner (client_id TEXT, session TEXT, last_sequence INTEGER NOT NULL, fast INTEGER NOT NULL);
-INSERT INTO owner VALUES (NULL, NULL, 0, 0);
+CREATE TABLE owner (client_id TEXT, session TEXT, last_sequence INTEGER NOT NULL);
+INSERT INTO owner VALUES (NULL, NULL, 0);
 """
 
 _INSERT_SQL: Final = "INSERT INTO message VALUES (?,?,?,?,?,?,?,?,?,?,?)"
@@ -143,18 +144,19 @@ class SQLiteStore:
             self._cursor = connection.cursor()
             try:
                 self._take()
-                self._loaded = self._read()
+                self._loaded = self._read()  # finds damage, before anything is written
+                self._set_mode()
             except (sqlite3.Error, OSError) as error:
-                _abandon(connection, self.path)
+                _abandon(self._cursor)
                 raise _translate(error, self.path) from error
             except BaseException:
-                _abandon(connection, self.path)
+                _abandon(self._cursor)
                 raise
             self._connection = connection
             _opened[_file_key(self.path)] = self
 
     def _take(self) -> None:
-        """Take the lock, see whose file it is, create what isn't there, and switch to WAL."""
+        """Take the lock, see whose file it is, and make what isn't there."""
         execute = self._cursor.execute
         execute("PRAGMA locking_mode = EXCLUSIVE")  # from the first lock until the connection closes; needs no -shm file
         execute("PRAGMA synchronous = FULL")
@@ -172,22 +174,23 @@ class SQLiteStore:
                 execute(statement)
             execute("COMMIT")
         else:
-            _check_header(self.path, application_id, version)
-            # After a power cut, a fast writer's log may have holes. A safe writer's has none but in its last, unfinished transaction.
-            if not execute("SELECT fast FROM owner").fetchone()[0]:
-                _check_wal(self.path)
+            _check_marks(self.path, application_id, version)  # once more: the log may know better than the file
             execute("ROLLBACK")
         execute("PRAGMA journal_mode = WAL")
-        if execute("SELECT fast FROM owner").fetchone()[0] != self.fast:
-            execute("UPDATE owner SET fast = ?", (self.fast,))
-            execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _set_mode(self) -> None:
+        execute = self._cursor.execute
+        wanted = _SCHEMA_VERSION | (_FAST if self.fast else 0)
+        if execute("PRAGMA user_version").fetchone()[0] != wanted:
+            execute(f"PRAGMA user_version = {wanted}")
+            execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # into the file, where it is looked for
         if self.fast:
             execute("PRAGMA synchronous = NORMAL")
         execute(f"PRAGMA journal_size_limit = {_LOG_BYTES_KEPT}").fetchall()
 
     def _read(self) -> StoredState:
         execute = self._cursor.execute
-        client_id, session, last_sequence, _ = execute("SELECT * FROM owner").fetchone()
+        client_id, session, last_sequence = execute("SELECT * FROM owner").fetchone()
         received = execute("SELECT packet_id, arrival FROM received ORDER BY arrival").fetchall()
         self._arrival: int = received[-1][1] if received else 0
         queued_messages, queued_bytes = execute(_COUNT_SQL).fetchone()
@@ -347,6 +350,7 @@ class SQLiteStore:
             return
         with _opening:
             connection, self._connection = self._connection, None
+            self._cursor.close()  # a statement that is still held would keep SQLite from closing
             with suppress(sqlite3.Error):
                 connection.close()
             for key in [key for key, store in _opened.items() if store is self]:
@@ -369,8 +373,8 @@ def set_aside(path: str | os.PathLike[str]) -> Path:
         present = [suffix for suffix in _SUFFIXES if Path(f"{real}{suffix}").exists()]
         if not present:
             raise StoreError(f"{real}: there is no such file to set aside")
-        if present[0] == "":
-            _check_unlocked(real)
+        if present[0] == "" and _is_locked(real):
+            raise _in_use(real)
         number = 1
         while any(Path(f"{real}.damaged-{number}{suffix}").exists() for suffix in _SUFFIXES):
             number += 1
@@ -385,32 +389,13 @@ def set_aside(path: str | os.PathLike[str]) -> Path:
     return aside
 
 
-def _check_unlocked(path: Path) -> None:
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
-    try:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("BEGIN EXCLUSIVE")
-    except sqlite3.Error as error:
-        if "locked" in str(error):  # otherwise: damaged, which is why we are here
-            raise _in_use(path) from error
-    finally:
-        _abandon(connection, path)
-
-
-def _abandon(connection: sqlite3.Connection, path: Path) -> None:
+def _abandon(cursor: sqlite3.Cursor) -> None:
     """Close a connection without the checkpoint that SQLite makes at the last close: the file isn't ours to change."""
-    if _size(Path(f"{path}-wal")):
-        # Stops the checkpoint before its first page; the log then stays as it is. (An empty one is SQLite's own of just now, and goes.)
-        connection.interrupt()
+    connection = cursor.connection
+    cursor.close()
+    connection.interrupt()  # stops the checkpoint before its first page; then the write-ahead log stays as it is
     with suppress(sqlite3.Error):
         connection.close()
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _real_path(path: object) -> Path:
@@ -442,12 +427,15 @@ def _examine(path: Path) -> None:
         # What is published is nobody else's business, unless the owner of the file decides otherwise.
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600), "rb") as file:
             header = file.read(100)
-        if not header and _size(Path(f"{path}-wal")):
-            raise _damaged(path, "there is a write-ahead log, but the file that it belongs to is missing or empty")
+        if header:
+            _check_first_page(path, header)
+        with suppress(FileNotFoundError), Path(f"{path}-wal").open("rb") as log:
+            words = _find_damage(log, header)
+            if words:
+                # Looked at while its owner is writing, a sound log may seem to be damaged.
+                raise _in_use(path) if _is_locked(path) else _damaged(path, words)
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
-    if header:
-        _check_first_page(path, header)
 
 
 def _check_first_page(path: Path, header: bytes) -> None:
@@ -460,12 +448,13 @@ def _check_first_page(path: Path, header: bytes) -> None:
         raise StoreFormatError(f"{path}: not an ΩQTT database, or its first page is damaged; it was not changed")
     if len(header) < 100:
         raise _damaged(path, "it ends within its header")
-    _check_header(path, application_id, version)
+    _check_marks(path, application_id, version)
 
 
-def _check_header(path: Path, application_id: int, version: int) -> None:
+def _check_marks(path: Path, application_id: int, version: int) -> None:
     if application_id != _APPLICATION_ID:
         raise StoreFormatError(f"{path}: a database, but not one of ΩQTT (application id {application_id:#x}); it was not changed")
+    version &= ~_FAST
     if version != _SCHEMA_VERSION:
         age = "a newer" if version > _SCHEMA_VERSION else "another"
         raise StoreFormatError(
@@ -473,41 +462,54 @@ def _check_header(path: Path, application_id: int, version: int) -> None:
         )
 
 
-def _check_wal(path: Path) -> None:
+def _is_locked(path: Path) -> bool:
+    """Say whether another process holds any of SQLite's locks, without SQLite, which at close deletes a log that it finds nothing in."""
+    try:
+        import fcntl
+    except ImportError:  # pragma: platform win32
+        return False  # there, files that are open can't be renamed anyway
+    with path.open("r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x4000_0002)  # all of SQLite's shared locks
+        except OSError:
+            return True
+    return False
+
+
+def _find_damage(log: BinaryIO, header: bytes) -> str:
     """Find damage in a write-ahead log that SQLite would pass over: it takes the first bad frame for the end of the log.
 
     A power cut may leave such a frame in the transaction that was being written, and that one only: the one before it was on disk before
-    it began. So a commit of a *later* transaction behind a bad frame means that something was lost that had been there.
-    (File format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log)
+    it began. So a commit of a *later* transaction behind a bad frame means that something was lost that had been there. The log of a fast
+    writer gives no such hint. (File format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log)
     """
-    with suppress(FileNotFoundError), Path(f"{path}-wal").open("rb") as file:
-        header = file.read(32)
-        if len(header) < 32:
-            return
-        magic, _, page_size, _, *salts, sum_0, sum_1 = struct.unpack(">8I", header)
-        order = ">" if magic & 1 else "<"
+    start = log.read(32)
+    if not header:
+        return "there is a write-ahead log, but the file that it belongs to is missing or empty" if start else ""
+    if len(start) < 32 or header[62] & (_FAST >> 8):
+        return ""
+    magic, _, page_size, _, *salts, sum_0, sum_1 = struct.unpack(">8I", start)
+    order = ">" if magic & 1 else "<"
+    sums = (sum_0, sum_1)
+    if magic & ~1 != 0x377F_0682 or _wal_checksum(order, start[:24], (0, 0)) != sums:
+        # The header of the log is on disk before its first frame is written.
+        return "the header of its write-ahead log" if log.read(1) else ""
+    number = bad_frame = commits_needed = 0
+    while len(frame := log.read(24 + page_size)) == 24 + page_size:
+        number += 1
+        _, commit, *frame_salts, sum_0, sum_1 = struct.unpack_from(">6I", frame)
+        known = frame_salts == salts  # frames from before the log was started over have other salts
+        good = known and _wal_checksum(order, frame[24:], _wal_checksum(order, frame[:8], sums)) == (sum_0, sum_1)
         sums = (sum_0, sum_1)
-        if magic & ~1 != 0x377F0682 or _wal_checksum(order, header[:24], (0, 0)) != sums:
-            # The header is on disk before the first frame is written.
-            if file.read(1):
-                raise _damaged(path, "the header of its write-ahead log")
-            return
-        bad_frame = commits_needed = number = 0
-        while len(frame := file.read(24 + page_size)) == 24 + page_size:
-            number += 1
-            _, commit, *frame_salts, sum_0, sum_1 = struct.unpack_from(">6I", frame)
-            # Behind the end of the log are frames from before it was started over, with other salts.
-            known = frame_salts == salts
-            good = known and _wal_checksum(order, frame[24:], _wal_checksum(order, frame[:8], sums)) == (sum_0, sum_1)
-            sums = (sum_0, sum_1)
-            if not good and not bad_frame:
-                bad_frame = number
-                # The first commit behind it may be that of its own transaction, unless it is itself one that ends a transaction.
-                commits_needed = 1 if known and commit else 2
-            elif good and bad_frame and commit:
-                commits_needed -= 1
-                if not commits_needed:
-                    raise _damaged(path, f"frame {bad_frame} of its write-ahead log")
+        if not good and not bad_frame:
+            bad_frame = number
+            # The first commit behind it may be that of its own transaction, unless it is itself one that ends a transaction.
+            commits_needed = 1 if known and commit else 2
+        elif good and bad_frame and commit:
+            commits_needed -= 1
+            if not commits_needed:
+                return f"frame {bad_frame} of its write-ahead log"
+    return ""
 
 
 def _wal_checksum(order: str, data: bytes, sums: tuple[int, int]) -> tuple[int, int]:
