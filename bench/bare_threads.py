@@ -144,6 +144,8 @@ class BareClient:
 
     def close(self) -> None:
         with self.lock:
+            while self._in_flight or self._received or self._undelivered:
+                self._room.wait(0.01)
             self._queue.append(b"\xe0\0")
             self._closing = True
             self._wake()

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import resource
+import socket
 import statistics
 import subprocess
 import sys
@@ -198,6 +199,9 @@ def _run_paho(case: str, qos: int, port: int, payloads: Sequence[bytes], filters
         if not left:
             done.set()
 
+    # Without this each exchange of more than one packet waits 40 ms for a delayed acknowledgement of TCP.
+    no_delay: Any = lambda _client, _data, link: link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # noqa: E731
+    client.on_socket_open = no_delay
     client.connect("127.0.0.1", port)
     client.loop_start()
     _wait(connected)
@@ -250,6 +254,7 @@ def _one_run(contender: str, case: str, options: argparse.Namespace) -> dict[str
         arguments["receive_maximum"] = options.receive_maximum
     else:
         arguments["topics"] = options.subscriptions
+        arguments["window"] = options.receive_maximum
     with Sink(**arguments) as sink:
         command = [sys.executable, str(Path(__file__).resolve()), "--child", contender, "--child-case", case, "--port", str(sink.port)]
         command += ["--count", str(options.count), "--size", str(options.size), "--subscriptions", str(options.subscriptions)]
@@ -322,7 +327,7 @@ def main() -> int:
     parser.add_argument("--cases", default=",".join(CASES), help=f"of {','.join(CASES)}")
     parser.add_argument("--clients", default="ohmqtt,bare,floor", help=f"of {','.join(CONTENDERS)}; 'ceiling' shows what the sink can take")
     parser.add_argument("--peers", default="", help="other libraries to run beside: paho")
-    parser.add_argument("--receive-maximum", type=int, default=0, help="what the sink announces; 0: nothing, that is 65535")
+    parser.add_argument("--receive-maximum", type=int, default=0, help="the sink's, and a bound on what it has in flight; 0: none")
     parser.add_argument(
         "--subscriptions", type=int, default=1, help="filters subscribed to before a receive case; messages use them in turn"
     )
