@@ -57,7 +57,11 @@ def _open_paho(port: int, qos: int, callback: Callable[..., None]) -> tuple[Call
 
     subscribed = threading.Event()
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id="bench", protocol=paho.MQTTv5)
-    client.on_connect = lambda *_arguments: client.subscribe(_TOPIC, qos)
+
+    def on_connect(*_arguments: object) -> None:
+        client.subscribe(_TOPIC, qos)
+
+    client.on_connect = on_connect
     client.on_subscribe = lambda *_arguments: subscribed.set()
     client.on_message = callback
     # Without this each exchange of more than one packet waits 40 ms for a delayed acknowledgement of TCP.
