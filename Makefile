@@ -62,7 +62,7 @@ cover: setup broker
 	$(PY) -m coverage report
 
 docs: setup
-	$(PY) -m pdoc --docformat google --output-directory build/docs ohmqtt
+	$(PY) -m pdoc --docformat restructuredtext --output-directory build/docs ohmqtt
 
 matrix: setup broker
 	$(PY) -m nox --session tests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,21 +12,24 @@ from ohmqtt.errors import MQTTError
 if TYPE_CHECKING:
     from ohmqtt.client import Client
 
-CONNECT_TIMEOUT_S = 10.0
-
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser with ``--address`` and ``--topic``; an example adds its own arguments."""
+    """Return a parser with ``--address``, ``--wait`` and ``--topic``; an example adds its own arguments."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--address", default="localhost:1883", help="host, host:port, mqtt://, mqtts:// or unix:/path of the broker")
+    parser.add_argument("--wait", type=float, default=5.0, help="how long to wait for the broker at first, in seconds")
     parser.add_argument("--topic", default="ohmqtt/example", help="the topic to publish or subscribe to")
     return parser
 
 
-def wait_for_broker(client: Client, address: str) -> None:
+def wait_for_broker(client: Client, arguments: argparse.Namespace) -> None:
     """Wait until the client is connected, or end the program and say why it isn't."""
+    logger = logging.getLogger("ohmqtt")
+    # It warns of each attempt that fails; here one line is enough. Later on its warnings are welcome.
+    logger.setLevel(logging.ERROR)
     try:
-        client.wait_for_connect(CONNECT_TIMEOUT_S)
+        client.wait_for_connect(arguments.wait)
     except MQTTError as error:
         client.shutdown()
-        sys.exit(f"No broker answers at {address}: {error}")
+        sys.exit(f"No broker answers at {arguments.address}: {error.__cause__ or error}")
+    logger.setLevel(logging.NOTSET)

@@ -36,7 +36,7 @@ def main() -> None:
             client_id=arguments.client_id,
             connect_properties=MQTTConnectProps(SessionExpiryInterval=arguments.session_expiry),
         )
-        wait_for_broker(client, arguments.address)
+        wait_for_broker(client, arguments)
         handles = []
         for number in range(arguments.count):
             text = f"{arguments.prefix} {number}"

@@ -10,7 +10,7 @@ import threading
 
 from _common import argument_parser, wait_for_broker
 from ohmqtt.client import Client
-from ohmqtt.packet import MQTTPublishPacket
+from ohmqtt.records import Message
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     done = threading.Event()
     received = 0
 
-    def on_message(client: Client, message: MQTTPublishPacket) -> None:
+    def on_message(client: Client, message: Message) -> None:
         nonlocal received
         received += 1
         print(message.topic, message.payload.decode(errors="replace"), flush=True)
@@ -31,7 +31,7 @@ def main() -> None:
 
     with Client() as client:
         client.connect(arguments.address)
-        wait_for_broker(client, arguments.address)
+        wait_for_broker(client, arguments)
         client.subscribe(arguments.topic, on_message, max_qos=arguments.qos).wait_for_ack(timeout=10.0)
         print("subscribed to", arguments.topic, flush=True)
         try:
