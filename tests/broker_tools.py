@@ -1,0 +1,124 @@
+"""What the end-to-end tests share: something to wait on, quick settings, unused names, and clients in processes of their own.
+
+Nothing here looks inside a client: these tests use the public interface only, and a real broker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import ohmqtt
+from ohmqtt import Client, SessionSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ohmqtt import Message
+
+__all__ = ["FAST", "PATIENCE_S", "Inbox", "Seen", "child", "collect_messages", "connected_client", "unused"]
+
+T = TypeVar("T")
+
+PATIENCE_S = 15.0
+"""How long a test waits for what must happen, on a machine that is busy with other things."""
+
+FAST = SessionSettings(reconnect_initial_s=0.02, reconnect_max_s=0.2)
+"""Reconnects without the pauses that are there for real networks."""
+
+
+class Seen(Generic[T]):
+    """A growing list that one thread adds to and another one waits on."""
+
+    def __init__(self) -> None:
+        self._items: list[T] = []
+        self._changed = threading.Condition()
+
+    def add(self, item: T) -> None:
+        with self._changed:
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def __call__(self, _client: Client, item: T) -> None:
+        self.add(item)
+
+    def now(self) -> list[T]:
+        """Return what is here, without waiting."""
+        with self._changed:
+            return self._items[:]
+
+    def clear(self) -> None:
+        with self._changed:
+            self._items.clear()
+
+    def wait(self, count: int = 1, timeout_s: float = PATIENCE_S) -> list[T]:
+        """Return everything as soon as there are `count` items."""
+        return self.wait_until(lambda items: len(items) >= count, timeout_s)
+
+    def wait_until(self, condition: Callable[[list[T]], bool], timeout_s: float = PATIENCE_S) -> list[T]:
+        """Return everything as soon as `condition` holds of it."""
+        with self._changed:
+            in_time = self._changed.wait_for(lambda: condition(self._items), timeout_s)
+            assert in_time, f"waited {timeout_s:g} s in vain; {len(self._items)} here, the last: {self._items[-3:]!r:.500}"
+            return self._items[:]
+
+
+class Inbox(Seen["Message"]):
+    """A callback for `subscribe` that keeps the messages."""
+
+    def payloads(self) -> list[bytes]:
+        return [message.payload for message in self.now()]
+
+    def wait_payloads(self, count: int = 1, timeout_s: float = PATIENCE_S) -> list[bytes]:
+        return [message.payload for message in self.wait(count, timeout_s)]
+
+
+def unused(what: str = "t") -> str:
+    """Return a name (of a topic, a client, a group) that no other test uses."""
+    return f"{what}-{uuid.uuid4().hex[:12]}"
+
+
+@contextlib.contextmanager
+def connected_client(address: str, client_id: str = "", *, settings: SessionSettings = FAST, **options: Any) -> Iterator[Client]:
+    """Open a client that is connected when the block begins. `db_path` goes to the client, the other options to `connect`."""
+    db_path = options.pop("db_path", None)
+    db_fast = options.pop("db_fast", False)
+    with Client(db_path, db_fast=db_fast, settings=settings) as client:
+        client.connect(address, client_id, **options)
+        client.wait_for_connect(PATIENCE_S)
+        yield client
+
+
+def collect_messages(client: Client, topic_filter: str, max_qos: int = 2, **options: Any) -> Inbox:
+    """Subscribe, wait for the SUBACK, and return where the messages arrive."""
+    inbox = Inbox()
+    client.subscribe(topic_filter, inbox, max_qos, **options).wait_for_ack(PATIENCE_S)
+    return inbox
+
+
+@contextlib.contextmanager
+def child(program: str, *arguments: object, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Run `program` in a Python of its own, with its output as text in a pipe; whatever happens, it is gone afterwards."""
+    source = str(Path(ohmqtt.__file__).parent.parent)
+    paths = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", **(environment or {})},
+    )
+    try:
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
+    finally:
+        process.wait()
