@@ -358,17 +358,31 @@ class Driver:
         with self.lock:
             self._watch()
             session = self.session
-            if self.again or self.closing or self.arrived is not None or session.baskets.any() or self.delivery.completed or (self.transport is not None and self.transport.pending()):
+            now = monotonic()
+            if self._has_work(now):
                 self.again = False
                 return 0.0
             deadline = session.deadline()
-            wait_s = timeout if deadline is None else max(0.0, deadline - monotonic())
+            wait_s = timeout if deadline is None else max(0.0, deadline - now)
             if timeout is not None and (wait_s is None or wait_s > timeout):
                 wait_s = timeout
             if self.delivery.busy and session.link is not None and (session.link.pubacks or session.link.pubrecs):
                 wait_s = ACK_DELAY_S if wait_s is None else min(wait_s, ACK_DELAY_S)
             self.sleeping = True
             return wait_s
+
+    def _has_work(self, now: float) -> bool:
+        """Return whether there is something to do before the network or the clock says so. The lock is held."""
+        transport = self.transport
+        if self.again or self.closing or self.arrived is not None or self.delivery.completed:
+            return True
+        if transport is not None and (transport.pending() or self.session.must_close()):
+            return True
+        # While the disk refuses a turn, the later ones wait for its next try.
+        if self.failed_turn is None and self.session.pump(now):
+            return True
+        link = self.session.link
+        return link is not None and transport is not None and bool(link.outbox) and not link.unsent
 
     def _watch(self) -> None:
         """Tell the selector what to wait for. The lock is held."""

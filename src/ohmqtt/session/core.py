@@ -654,18 +654,21 @@ class Session:
 
     # ---- the driver's side ----------------------------------------------------------------------------------------------------------------
 
-    def take(self, now: float) -> Turn | None:
-        """Write what may be written, and take the baskets; None if there is nothing to do."""
+    def pump(self, now: float) -> bool:
+        """Write what may be written now; return whether a turn waits to be taken."""
         link = self.link
         if link is not None and link.state == CONNECTED:
             if self.subscriptions.pending:
                 self.subscriptions.pump(link)
             if self.outbound.queue or self.outbound.resend:
                 self.outbound.pump(link, now)
-        baskets = self.baskets
-        if not (baskets.required or baskets.writes or baskets.events or baskets.resolved):
+        return self.baskets.any()
+
+    def take(self, now: float) -> Turn | None:
+        """Write what may be written, and take the baskets; None if there is nothing to do."""
+        if not self.pump(now):
             return None
-        turn = baskets.take(link, now)
+        turn = self.baskets.take(self.link, now)
         self.open_turns += 1
         turn.received_bytes = self.received_bytes
         self.received_bytes = 0
