@@ -376,7 +376,7 @@ class Driver:
         transport = self.transport
         if self.again or self.closing or self.arrived is not None or self.delivery.completed:
             return True
-        if transport is not None and (transport.pending() or self.session.must_close()):
+        if transport is not None and ((transport.pending() and self.session.reading()) or self.session.must_close()):
             return True
         # While the disk refuses a turn, the later ones wait for its next try.
         if self.failed_turn is None and self.session.pump(now):
