@@ -8,6 +8,8 @@ import pickle
 from typing import Any
 
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties as PahoProperties
 
 import ohmqtt.property
 from ohmqtt.errors import ArgumentError, MalformedPacketError, ProtocolError
@@ -383,3 +385,17 @@ def test_many_subscription_identifiers_take_linear_time() -> None:
     data = b"\x80\x80\x02" + b"\x0b\x01" * 16_384
     decoded, _ = MQTTPublishProps.decode(data, 0, len(data))
     assert decoded.SubscriptionIdentifier == (1,) * 16_384
+
+
+@pytest.mark.parametrize(("name", "packet"), pairs_of(True))
+def test_another_implementation_writes_the_same_bytes(name: str, packet: str) -> None:
+    """The one difference: paho takes no Maximum Packet Size above 268,435,455, section 3.1.2.11.4 has the whole range."""
+    packet_types = {"WILL": PacketTypes.WILLMESSAGE, **{packet: getattr(PacketTypes, packet) for packet in CLASSES if packet != "WILL"}}
+    for value, _ in LEGAL[TABLE[name][0]]:
+        if name == "MaximumPacketSize" and value > 268_435_455:
+            continue
+        other: Any = PahoProperties(packet_types[packet])  # type: ignore[no-untyped-call]
+        for each in (company(name), {name: list(value) if name == "UserProperty" else value}):
+            for key, item in each.items():
+                setattr(other, key, item)
+        assert build(packet, **{name: value}, **company(name)).encode() == other.pack()
