@@ -94,10 +94,11 @@ def _run_ohmqtt(case: str, qos: int, port: int, payloads: Sequence[bytes], filte
                 if not left:
                     done.set()
 
-            for topic_filter in filters[1:]:
-                client.subscribe(topic_filter, callback, max_qos=qos)
+            subscribed = [client.subscribe(topic_filter, callback, max_qos=qos) for topic_filter in filters[:-1]]
+            for subscription in subscribed:
+                subscription.wait_for_ack(_WAIT_S)
             clock.start()
-            client.subscribe(filters[0], callback, max_qos=qos)
+            client.subscribe(filters[-1], callback, max_qos=qos)
             _wait(done)
             clock.stop()
 
@@ -125,9 +126,10 @@ def _run_bare(case: str, qos: int, port: int, payloads: Sequence[bytes], filters
             if not left:
                 done.set()
 
-        clock.start()
-        for topic_filter in filters:
+        for topic_filter in filters[:-1]:
             client.subscribe(topic_filter, callback, qos)
+        clock.start()
+        client.subscribe(filters[-1], callback, qos)
         _wait(done)
         clock.stop()
     client.close()
@@ -212,9 +214,10 @@ def _run_paho(case: str, qos: int, port: int, payloads: Sequence[bytes], filters
             client.publish(_TOPIC, payload, qos)
     else:
         client.on_message = count_down
-        clock.start()
-        for topic_filter in filters:
+        for topic_filter in filters[:-1]:
             client.subscribe(topic_filter, qos)
+        clock.start()
+        client.subscribe(filters[-1], qos)
     _wait(done)
     clock.stop()
     client.disconnect()
@@ -254,6 +257,7 @@ def _one_run(contender: str, case: str, options: argparse.Namespace) -> dict[str
         arguments["receive_maximum"] = options.receive_maximum
     else:
         arguments["topics"] = options.subscriptions
+        arguments["used"] = min(options.topics, options.subscriptions)
         arguments["window"] = options.receive_maximum
     with Sink(**arguments) as sink:
         command = [sys.executable, str(Path(__file__).resolve()), "--child", contender, "--child-case", case, "--port", str(sink.port)]
@@ -328,9 +332,8 @@ def main() -> int:
     parser.add_argument("--clients", default="ohmqtt,bare,floor", help=f"of {','.join(CONTENDERS)}; 'ceiling' shows what the sink can take")
     parser.add_argument("--peers", default="", help="other libraries to run beside: paho")
     parser.add_argument("--receive-maximum", type=int, default=0, help="the sink's, and a bound on what it has in flight; 0: none")
-    parser.add_argument(
-        "--subscriptions", type=int, default=1, help="filters subscribed to before a receive case; messages use them in turn"
-    )
+    parser.add_argument("--subscriptions", type=int, default=1, help="filters subscribed to before a receive case (default 1)")
+    parser.add_argument("--topics", type=int, default=1, help="how many of them messages use, in turn (default 1)")
     parser.add_argument("--json", metavar="FILE", help="also write every run's figures")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--child-case", help=argparse.SUPPRESS)

@@ -31,7 +31,7 @@ enum { FREE = 0, PUBLISHED = 1, RELEASED = 2 };
 #define BURST_BYTES (256 * 1024)
 #define IDENTIFIERS 65536
 
-static int what = CASE_PUBLISH, qos_sent = 0, topics_wanted = 1, connections = 1;
+static int what = CASE_PUBLISH, qos_sent = 0, topics_wanted = 1, topics_used = 0, connections = 1;
 static long count = 1000;
 static size_t payload_bytes = 16;
 static unsigned receive_maximum = 0, topic_alias_maximum = 0, window_max = 0;
@@ -173,7 +173,7 @@ static void produce(void) {
     if (sent == 0 && !first_at) first_at = now();
     while (sent < count && out_len - out_at < BURST_BYTES && (!qos_sent || inflight_out < (long)client_window)) {
         put_publish(qos_sent, topics[topic_next], topic_bytes[topic_next], NULL, payload_bytes, sent);
-        if (++topic_next == topic_count) topic_next = 0;
+        if (++topic_next == (topics_used ? topics_used : topic_count)) topic_next = 0;
         sent++;
     }
     if (sent == count && inflight_out == 0 && !finished) {
@@ -510,6 +510,7 @@ static void argument(const char *text) {
     else if (IS("topic_alias_maximum")) topic_alias_maximum = (unsigned)atoi(value);
     else if (IS("window")) window_max = (unsigned)atoi(value);
     else if (IS("topics")) topics_wanted = atoi(value);
+    else if (IS("used")) topics_used = atoi(value);
     else if (IS("connections")) connections = atoi(value);
     else if (IS("timeout")) timeout_s = atof(value);
     else { fprintf(stderr, "unknown argument: %s\n", text); exit(2); }
@@ -522,7 +523,10 @@ int main(int argc, char **argv) {
     double deadline;
     int one = 1, listener;
     for (int i = 1; i < argc; i++) argument(argv[i]);
-    if (topics_wanted < 1 || topics_wanted >= IDENTIFIERS) { fprintf(stderr, "topics: 1 to 65535\n"); return 2; }
+    if (topics_wanted < 1 || topics_wanted >= IDENTIFIERS || topics_used < 0 || topics_used > topics_wanted) {
+        fprintf(stderr, "topics: 1 to 65535, used: at most topics\n");
+        return 2;
+    }
     signal(SIGPIPE, SIG_IGN);
     in_size = READ_BYTES;
     in = malloc(in_size);

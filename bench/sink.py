@@ -60,8 +60,8 @@ class Sink:
 
     Arguments are those of ``sink.c``: ``case`` ("publish", "receive", "echo"), ``count`` (messages), ``size`` (payload bytes), ``qos``
     (of what the sink sends), ``receive_maximum`` (announced in CONNACK, 0: absent), ``topic_alias_maximum``, ``window`` (bound on what the
-    sink has in flight, 0: the client's Receive Maximum), ``topics`` (filters to wait for, each then used in turn; for publish cases
-    anything but 1 lifts the check that the topic stays the same), ``connections`` (served one after another), ``timeout`` (seconds).
+    sink has in flight, 0: the client's Receive Maximum), ``topics`` (filters to wait for; for publish cases anything but 1 lifts
+    the check that the topic stays the same), ``used`` (how many of the filters messages use in turn, the first ones; 0: all), ``connections`` (served one after another), ``timeout`` (seconds).
     """
 
     def __init__(self, **arguments: float | str) -> None:
@@ -113,6 +113,7 @@ class _PythonSink:
         self.topic_alias_maximum = int(options.pop("topic_alias_maximum", 0))
         self.window_max = int(options.pop("window", 0))
         self.topics_wanted = int(options.pop("topics", 1))
+        self.topics_used = int(options.pop("used", 0))
         self.connections = int(options.pop("connections", 1))
         self.deadline = time.monotonic() + float(options.pop("timeout", 60))
         if options:
@@ -372,7 +373,7 @@ class _PythonSink:
         filler = b"x" * (self.size - 8) if self.size >= 8 else b""
         while self.sent < self.count and len(self.out) < _READ_BYTES and (not self.qos or len(self.state_out) < self.window):
             payload = (self.sent.to_bytes(8, "big") + filler)[: self.size]
-            self._put_publish(self.qos, self.topics[self.sent % len(self.topics)], payload)
+            self._put_publish(self.qos, self.topics[self.sent % (self.topics_used or len(self.topics))], payload)
             self.sent += 1
         if self.sent == self.count and not self.state_out and not self.finished:
             self.finished = True
