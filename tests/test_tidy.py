@@ -10,7 +10,7 @@ import functools
 import importlib
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,8 +100,8 @@ class File:
     """One Python file: where it is, what it says, what it means."""
 
     path: Path
-    text: str
-    tree: ast.Module
+    text: str = field(repr=False)
+    tree: ast.Module = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -135,11 +135,6 @@ def python_files(folder: str) -> tuple[File, ...]:
 
 def source_files() -> tuple[File, ...]:
     return python_files("src/ohmqtt")
-
-
-def own_files() -> Iterator[File]:
-    for folder in ("src", "tests", "examples", "scripts", "bench"):
-        yield from python_files(folder)
 
 
 def names_of(files: Iterable[File]) -> list[str]:
@@ -340,10 +335,9 @@ def test_source_does_not_print(file: File) -> None:
 
 def test_exceptions_are_needed() -> None:
     """An exception that nothing needs any more goes away, and one without a reason doesn't count."""
-    existing = set(names_of(own_files()))
     reasons = {key: reason for key, (_, reason) in [*LONG_FILES.items(), *LONG_FUNCTIONS.items()]}
     for key, reason in {**reasons, **ATTRIBUTE_REPLACERS, **SLEEPERS}.items():
-        assert key.split(":", maxsplit=1)[0] in existing, f"an exception for {key}, which doesn't exist"
+        assert (ROOT / key.split(":", maxsplit=1)[0]).exists(), f"an exception for {key}, which doesn't exist"
         assert len(reason.split()) >= 4, f"the exception for {key} gives no reason"
     for name, (limit, _) in LONG_FILES.items():
         lines = (ROOT / name).read_text(encoding="utf-8").count("\n")
