@@ -100,13 +100,14 @@ class Client:
         self._settings = settings if settings is not None else SessionSettings()
         driver = Driver(self._settings, store, weakref.ref(self), manual_ack)
         driver.make_message = self._restored
+        self._driver = driver
         if store is not None:
             try:
                 driver.session.recover(store.load(), driver.make_message)
             except BaseException:
+                self._driver = None
                 store.close()
                 raise
-        self._driver = driver
         self._lock = driver.lock
         self._session = driver.session
         self._topics: dict[str, bytes] = {}
