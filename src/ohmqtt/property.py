@@ -103,26 +103,26 @@ _set = object.__setattr__
 
 
 def _encode_string(row: _Row, value: str) -> tuple[str, bytes]:
-    return value, _TAGS[row[1]] + encode_string(value)
+    return value, _BYTES[row[1]] + encode_string(value)
 
 
 def _encode_topic(row: _Row, value: str) -> tuple[str, bytes]:
     encoded = encode_string(value)
     if not value or "+" in value or "#" in value:  # [MQTT-3.3.2-14]
         raise ArgumentError(f"a topic name without wildcards expected, got {value[:50]!r}")
-    return value, _TAGS[row[1]] + encoded
+    return value, _BYTES[row[1]] + encoded
 
 
 def _encode_pairs(row: _Row, value: Any) -> tuple[tuple[tuple[str, str], ...], bytes]:
     # In the order given, with repeats [MQTT-3.1.3-10], [MQTT-3.3.2-18].
     pairs: Any = value if value.__class__ is tuple else tuple(value.items() if isinstance(value, Mapping) else value)
-    encoded = b"".join([_TAGS[row[1]] + encode_string_pair(pair) for pair in pairs])
+    encoded = b"".join([_BYTES[row[1]] + encode_string_pair(pair) for pair in pairs])
     return tuple([(pair[0], pair[1]) for pair in pairs]), encoded
 
 
 def _encode_binary(row: _Row, value: bytes) -> tuple[bytes, bytes]:
     encoded = encode_binary(value)
-    return encoded[2:], _TAGS[row[1]] + encoded
+    return encoded[2:], _BYTES[row[1]] + encoded
 
 
 def _encode_integer(row: _Row, value: Any) -> tuple[int, bytes]:
@@ -139,7 +139,7 @@ def _encode_integer(row: _Row, value: Any) -> tuple[int, bytes]:
         return value, _UINT16_AFTER_IDENTIFIER.pack(identifier, value)
     if wire_type == _UINT32:
         return value, _UINT32_AFTER_IDENTIFIER.pack(identifier, value)
-    return value, _TAGS[identifier] + encode_varint(value)
+    return value, _BYTES[identifier] + encode_varint(value)
 
 
 def _encode_integers(row: _Row, value: int | Iterable[int]) -> tuple[tuple[int, ...], bytes]:
@@ -147,7 +147,7 @@ def _encode_integers(row: _Row, value: int | Iterable[int]) -> tuple[tuple[int, 
     return tuple([item for item, _ in coded]), b"".join([encoded for _, encoded in coded])
 
 
-_TAGS = tuple(bytes((identifier,)) for identifier in range(128))
+_BYTES = tuple(bytes((value,)) for value in range(128))
 # By wire type.
 _ENCODERS: tuple[_Encoder, ...] = (
     *(_encode_string, _encode_pairs, _encode_binary),
@@ -275,7 +275,8 @@ class Properties:
         if "AuthenticationData" in values and "AuthenticationMethod" not in values:  # section 3.1.2.11.10
             raise ArgumentError("AuthenticationData: it needs an AuthenticationMethod")
         block = b"".join(parts)
-        _set(self, "_encoded", encode_varint(len(block)) + block)
+        length = len(block)
+        _set(self, "_encoded", (_BYTES[length] if length < 128 else encode_varint(length)) + block)
         _set(self, "__dict__", values)
 
     def replace(self, **changes: object) -> Self:

@@ -24,6 +24,7 @@ __all__ = [
     "check_utf8",
     "decode_topic",
     "decoded_topics",
+    "encode_length",
     "encode_packet",
     "encode_properties",
     "encode_reason_codes",
@@ -160,9 +161,13 @@ def encode_properties(cls: type[Properties], properties: Properties) -> bytes:
     return properties.encode()
 
 
-def encode_packet(first_byte: int, *parts: bytes) -> bytes:
-    """Put the fixed header before the parts of a packet (section 2.1)."""
-    length = sum([len(part) for part in parts])
+def encode_length(length: int) -> bytes:
+    """Encode the Remaining Length of a packet (section 2.1.4)."""
     if length > VARINT_MAX:
         raise ArgumentError(f"packet of {length} bytes is longer than {VARINT_MAX}")
-    return b"".join((bytes((first_byte,)), encode_varint(length), *parts))
+    return encode_varint(length)
+
+
+def encode_packet(first_byte: int, *parts: bytes) -> bytes:
+    """Put the fixed header before the parts of a packet (section 2.1)."""
+    return b"".join((bytes((first_byte,)), encode_length(sum([len(part) for part in parts])), *parts))

@@ -30,6 +30,7 @@ from .fields import (
     check_packet_id,
     check_reason_code,
     check_utf8,
+    encode_length,
     encode_packet,
     encode_properties,
     encode_reason_codes,
@@ -60,7 +61,7 @@ __all__ = [
 ]
 
 _PROTOCOL = encode_string(PROTOCOL_NAME) + bytes((PROTOCOL_VERSION,))
-_HEADERS = _LENGTHS = tuple(bytes((value,)) for value in range(256))
+_BYTES = tuple(bytes((value,)) for value in range(256))
 _UINT16 = Struct(">H")
 _HEADER_AND_PACKET_ID = Struct(">BBH")
 _HEADER_PACKET_ID_AND_CODE = Struct(">BBHB")
@@ -236,9 +237,8 @@ class MQTTPublishPacket(MQTTPacket):
             check_utf8("payload", payload)
         block = properties.encode()
         length = len(encoded_topic) + len(identifier) + len(block) + len(payload)
-        if length < 128:
-            return b"".join((_HEADERS[first_byte], _LENGTHS[length], encoded_topic, identifier, block, payload))
-        return encode_packet(first_byte, encoded_topic, identifier, block, payload)
+        encoded_length = _BYTES[length] if length < 128 else encode_length(length)
+        return b"".join((_BYTES[first_byte], encoded_length, encoded_topic, identifier, block, payload))
 
 
 class _Acknowledgement(MQTTPacket):
