@@ -127,7 +127,7 @@ def test_a_publisher_that_is_killed_again_and_again_loses_nothing(
     mosquitto_factory: Callable[..., Mosquitto], tmp_path: Path, qos: int, mode: str
 ) -> None:
     seed = secrets.randbits(32)
-    print(f"seed {seed}")
+    sys.stdout.write(f"seed {seed}\n")  # shown beside a failure
     broker = mosquitto_factory(config=["max_queued_messages 0", "max_inflight_messages 50"])
     lives = Lives(broker.address, tmp_path / "queue.db", mode, qos, random.Random(seed))
     with connected_client(broker.address) as subscriber:
@@ -146,4 +146,3 @@ def test_a_publisher_that_is_killed_again_and_again_loses_nothing(
     for topic in {topic for topic, _ in arrivals}:
         numbers = [number_of(payload) for name, payload in first_arrivals if name == topic]
         assert numbers == sorted(numbers), f"out of order in {topic}"
-    print(f"{LIVES} kills, {len(lives.accepted)} promises, {len(arrivals) - len(first_arrivals)} duplicates")
