@@ -9,7 +9,7 @@ Its invariant: bytes leave in the order in which their writes joined the outbox,
 from __future__ import annotations
 
 from collections import deque
-from math import ceil, inf
+from math import ceil
 from typing import TYPE_CHECKING
 
 from .errors import KeepAliveError, MalformedPacketError, PacketTooLargeError, ProtocolError, ServerLimitError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .errors import MQTTError
     from .packet import MQTTConnAckPacket, MQTTConnectPacket
     from .property import MQTTPubAckProps
-    from .records import Message, Outgoing
+    from .records import AuthStep, Message, Outgoing
 
 __all__ = ["CHUNK_BYTES", "CLOSED", "CLOSING", "CONNECTED", "CONNECTING", "PINGREQ", "Link"]
 
@@ -50,6 +50,7 @@ class Link:
     __slots__ = (
         "acknowledge",
         "acked",
+        "auth_step",
         "authenticating",
         "close_at",
         "close_error",
@@ -59,6 +60,7 @@ class Link:
         "aliases_in",
         "aliases_out",
         "flushing",
+        "greeted",
         "inbound_open",
         "keep_alive_s",
         "last_progress",
@@ -94,12 +96,18 @@ class Link:
         "wildcard_available",
     )
 
-    def __init__(self, connect: MQTTConnectPacket, acknowledge: Callable[[Message, int, MQTTPubAckProps | None], None] | None, now: float) -> None:
+    def __init__(
+        self, connect: MQTTConnectPacket, acknowledge: Callable[[Message, int, MQTTPubAckProps | None], None] | None, now: float
+    ) -> None:
         properties = connect.properties
         self.acknowledge = acknowledge
         self.state = CONNECTING
         self.method = properties.AuthenticationMethod
         self.authenticating = self.method is not None
+        # What the authenticator is at; one step at a time.
+        self.auth_step: AuthStep | None = None
+        # Whether CONNECT has joined the outbox.
+        self.greeted = False
         self.connack: MQTTConnAckPacket | None = None
         self.close_error: MQTTError | None = None
         self.close_at: float | None = None
@@ -233,6 +241,7 @@ class Link:
         self.last_progress = now
         pieces: list[bytes] = []
         size = 0
+        waiting = self.outbox_bytes
         while outbox and size < CHUNK_BYTES:
             write = outbox.popleft()
             if type(write) is bytes:
@@ -246,8 +255,12 @@ class Link:
             if message.options is not None:
                 topic_field, properties = self._dress(message, now)
             first = message.first
-            self.publishes_sent += 1
             if first & 6:
+                packet_id = message.packet_id
+                if not packet_id:
+                    # The session ended while it stood here, so it waits for a new one.
+                    continue
+                self.publishes_sent += 1
                 length = len(topic_field) + 2 + len(properties) + len(payload)
                 if message.sent:
                     first |= 8  # [MQTT-3.3.1-1]
@@ -256,7 +269,7 @@ class Link:
                 pieces += (
                     bytes((first, length)) if length < 128 else encode_header(first, length),
                     topic_field,
-                    encode_uint16(message.packet_id),
+                    encode_uint16(packet_id),
                     properties,
                     payload,
                 )
@@ -264,8 +277,9 @@ class Link:
                 length = len(topic_field) + len(properties) + len(payload)
                 pieces += (bytes((first, length)) if length < 128 else encode_header(first, length), topic_field, properties, payload)
                 self.flushing.append(message)
+                waiting -= length if message.options is None else len(message.topic_field) + len(message.properties) + len(payload)
             size += length + 2
-        self.outbox_bytes = 0 if not outbox else max(0, self.outbox_bytes - size)
+        self.outbox_bytes = waiting
         chunk = b"".join(pieces)
         self.unsent = chunk
         return chunk
@@ -279,7 +293,7 @@ class Link:
             return []
         self.unsent = b""
         self.last_sent = now
-        if self.ping_pending and self.ping_flushed_at is None and not self.outbox:
+        if self.ping_pending and self.ping_flushed_at is None and not (self.outbox and self.outbox[0] is PINGREQ):
             self.ping_flushed_at = now
         flushed = self.flushing
         if flushed:
@@ -296,7 +310,7 @@ class Link:
         properties = message.properties
         options = message.options
         assert options is not None
-        length, start = decode_varint(properties, 0, len(properties))
+        _, start = decode_varint(properties, 0, len(properties))
         block = properties[start:]
         if options.expires_at is not None:
             # Reduced by the time it waited (section 3.3.2.3.3); at least 1, since an interval that ran out is sorted out before.
@@ -325,11 +339,12 @@ class Link:
         keep_alive_s = self.keep_alive_s
         if not keep_alive_s:
             return None
-        at = min(self.last_sent, self.last_received) + keep_alive_s * PING_MARGIN
-        if self.ping_pending:
-            at = self.ping_flushed_at + keep_alive_s / 2 if self.ping_flushed_at is not None else inf
+        at = None if self.ping_pending else min(self.last_sent, self.last_received) + keep_alive_s * PING_MARGIN
+        if self.ping_flushed_at is not None:
+            at = self.ping_flushed_at + keep_alive_s / 2
         if self.unsent:
-            at = min(at, self.last_progress + keep_alive_s)
+            stalled_at = self.last_progress + keep_alive_s
+            at = stalled_at if at is None else min(at, stalled_at)
         return at
 
     def tick(self, now: float, *, unread: bool = False) -> None:
@@ -338,17 +353,20 @@ class Link:
         if not keep_alive_s or self.state != CONNECTED:
             return
         if unread:
-            self.last_received = max(self.last_received, now - keep_alive_s * PING_MARGIN / 2)
+            # What the peer sent, its PINGRESP perhaps, waits in the socket: a sign of life. Our next PINGREQ must not wait for it.
+            self.last_received = now
             if self.ping_flushed_at is not None:
-                self.ping_flushed_at = now
+                self.ping_pending = False
+                self.ping_flushed_at = None
         if self.unsent and now >= self.last_progress + keep_alive_s:
             raise KeepAliveError(f"the peer took no byte for the keep alive of {keep_alive_s:g} s")
         if self.ping_pending:
             if self.ping_flushed_at is not None and now >= self.ping_flushed_at + keep_alive_s / 2:
                 raise KeepAliveError(f"no byte from the peer within {keep_alive_s / 2:g} s of our PINGREQ")
         elif now >= min(self.last_sent, self.last_received) + keep_alive_s * PING_MARGIN:
+            # Before all that waits: behind it, a busy publisher would never see it flushed, nor notice that nobody answers.
             self.ping_pending = True
-            self.outbox.append(PINGREQ)  # [MQTT-3.1.2-20]
+            self.outbox.appendleft(PINGREQ)  # [MQTT-3.1.2-20]
 
 
 def encode_header(first: int, length: int) -> bytes:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .packet import MQTTPubAckPacket, MQTTPubCompPacket, MQTTPublishPacket
 from .property import MQTTPublishProps
-from .topic_alias import AliasPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,13 +26,13 @@ if TYPE_CHECKING:
         MQTTSubscription,
         MQTTUnsubAckPacket,
     )
-    from .property import MQTTPubAckProps, MQTTPubRecProps, MQTTSubscribeProps, MQTTUnsubscribeProps
+    from .property import MQTTPubAckProps, MQTTSubscribeProps, MQTTUnsubscribeProps
+    from .topic_alias import AliasPolicy
 
 __all__ = [
     "AuthStep",
     "Connected",
     "Disconnected",
-    "Forgotten",
     "Message",
     "Options",
     "Outgoing",
@@ -82,6 +81,9 @@ class Outgoing:
     PUBLISH without DUP. ``outcome`` is valid once ``state`` is SETTLED: None for QoS 0, an exception, a packet, or the packet type of an
     acknowledgement with Success and no properties, which is most of them and is made into a packet only when somebody asks. ``done`` is set
     by the driver when the outcome may be seen, and ``waiters`` are what it wakes then; both under its lock.
+
+    A caller may give up, or the client say goodbye, while the exchange with the server goes on: then ``outcome`` is known before ``state``
+    is SETTLED, and what the server says later changes it no more. ``claimed`` is False if nobody has a handle to hear a failure from.
     """
 
     __slots__ = (
@@ -101,7 +103,9 @@ class Outgoing:
         "waiters",
     )
 
-    def __init__(self, topic_field: bytes, payload: bytes, qos: int, first: int, properties: bytes = b"\0", options: Options | None = None) -> None:
+    def __init__(
+        self, topic_field: bytes, payload: bytes, qos: int, first: int, properties: bytes = b"\0", options: Options | None = None
+    ) -> None:
         self.topic_field = topic_field
         self.payload = payload
         self.qos = qos
@@ -146,22 +150,6 @@ class Outgoing:
         """Return the publication as a PUBLISH record (as it was published, without Topic Alias)."""
         properties, _ = MQTTPublishProps.decode(self.properties, 0, len(self.properties))
         return MQTTPublishPacket(self.topic, self.payload, self.qos, bool(self.first & 1), False, self.packet_id, properties)
-
-    def detach(self, kind: type[Outgoing]) -> Outgoing:
-        """Return a copy without a waiter, to take this one's place in an exchange that goes on after its handle has resolved."""
-        other = kind(self.topic_field, self.payload, self.qos, self.first, self.properties, self.options)
-        other.sequence = self.sequence
-        other.packet_id = self.packet_id
-        other.state = self.state
-        other.sent = self.sent
-        other.claimed = False
-        return other
-
-
-class Forgotten(Outgoing):
-    """A publication whose caller cancelled it after it was sent: the exchange goes on, and nobody wants to hear of it."""
-
-    __slots__ = ()
 
 
 class Message(MQTTPublishPacket):

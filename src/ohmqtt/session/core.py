@@ -132,21 +132,14 @@ class Session:
 
     def recover(self, state: StoredState, make: Callable[[StoredMessage], Outgoing]) -> None:
         """Take over what a store kept from a former process."""
-        outbound = self.outbound
-        outbound.next_sequence = state.next_sequence
+        self.outbound.recover(state, make)
         self.owner = state.client_id
         if state.session is not None:
             epoch, ours = state.session.split()
             self.epoch = int(epoch)
             self.ours = ours == "ours"
-        for row in state.in_flight:
-            outbound.recover(make(row), row.released)
-        outbound.released = dict(sorted(outbound.released.items(), key=lambda item: next(r.released for r in state.in_flight if r.packet_id == item[0])))
         for packet_id in state.received:
             self.inbound.received[packet_id] = None
-        outbound.stored_rows = state.queued_messages
-        outbound.messages += state.queued_messages
-        outbound.bytes += state.queued_bytes
 
     def connect(self, packet: MQTTConnectPacket, now: float) -> None:
         """Begin to connect, and stay connected until `disconnect` or a reason that can't heal.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 
 from ..errors import ArgumentError
@@ -72,13 +72,17 @@ class SessionSettings:
     window_bytes: int = 8_388_608
 
     def __post_init__(self) -> None:
-        for name in ("queue_policy", "session_lost_policy"):
-            kind = QueuePolicy if name == "queue_policy" else SessionLostPolicy
-            if not isinstance(getattr(self, name), kind):
-                raise ArgumentError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(map(str, kind))}")
-        for name, value in vars(self).items():
-            if isinstance(value, (bool, Enum)):
-                continue
-            least = 1 if name.endswith("_max") and not name.endswith("_s") or name.startswith("window") else 0
-            if not isinstance(value, (int, float)) or not value >= least:
-                raise ArgumentError(f"{name} is {value!r}, expected a number of at least {least}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, Enum):
+                kind = type(field.default)
+                if not isinstance(value, kind):
+                    raise ArgumentError(f"{field.name} is {value!r}, expected one of {', '.join(map(str, kind))}")
+            elif isinstance(field.default, bool):
+                if not isinstance(value, bool):
+                    raise ArgumentError(f"{field.name} is {value!r}, expected True or False")
+            else:
+                # Times may be 0. Not `<`: it would let NaN through.
+                least = 0 if field.name.endswith("_s") else 1
+                if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= least:
+                    raise ArgumentError(f"{field.name} is {value!r}, expected a number of at least {least}")
