@@ -139,19 +139,16 @@ class SQLiteStore:
             _examine(self.path)
             try:
                 connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
-            except sqlite3.Error as error:
-                raise _translate(error, self.path) from error
-            self._cursor = connection.cursor()
-            try:
-                self._take()
-                self._loaded = self._read()  # finds damage, before anything is written
-                self._set_mode()
+                self._cursor = connection.cursor()
+                try:
+                    self._take()
+                    self._loaded = self._read()  # finds damage, before anything is written
+                    self._set_mode()
+                except BaseException:
+                    _abandon(self._cursor)
+                    raise
             except (sqlite3.Error, OSError) as error:
-                _abandon(self._cursor)
                 raise _translate(error, self.path) from error
-            except BaseException:
-                _abandon(self._cursor)
-                raise
             self._connection = connection
             _opened[_file_key(self.path)] = self
 
