@@ -7,6 +7,9 @@ else
 BIN := .venv/bin
 endif
 PY := $(BIN)/python
+# The rooms by name, because the package lists what it re-exports and pdoc goes by that.
+ROOMS := $(patsubst src/ohmqtt/%.py,ohmqtt.%,$(filter-out %/__init__.py %/__main__.py,$(wildcard src/ohmqtt/*.py))) \
+	$(patsubst src/ohmqtt/%/__init__.py,ohmqtt.%,$(wildcard src/ohmqtt/*/__init__.py))
 PYTEST := $(PY) -m pytest -n auto
 
 .PHONY: help setup run test slow check format lint types tidy cover docs matrix broker clean
@@ -62,7 +65,7 @@ cover: setup broker
 	$(PY) -m coverage report
 
 docs: setup
-	$(PY) -m pdoc --docformat restructuredtext --output-directory build/docs ohmqtt
+	$(PY) -m pdoc --docformat restructuredtext --output-directory build/docs ohmqtt $(ROOMS)
 
 matrix: setup broker
 	$(PY) -m nox --session tests
