@@ -8,12 +8,9 @@ Its invariant: replayed, the journal gives what is in memory; and nothing that d
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import (
-    ArgumentError,
-    AuthenticationError,
     ConnectError,
     ConnectRefusedError,
     ForeignSessionError,
@@ -21,30 +18,18 @@ from ..errors import (
     MQTTError,
     ProtocolError,
     StateError,
-    StoreOwnerError,
 )
-from ..journal import IDENTITY, SESSION
 from ..link import CLOSED, CLOSING, CONNECTED, CONNECTING, Link
-from ..mqtt_spec import CLIENT_REASON_CODES, PacketType, reason_name
-from ..packet import (
-    DECODERS,
-    MQTTAuthPacket,
-    MQTTConnAckPacket,
-    MQTTConnectPacket,
-    MQTTDisconnectPacket,
-    MQTTPubAckPacket,
-    MQTTPubCompPacket,
-    MQTTPubRecPacket,
-    MQTTPubRelPacket,
-    MQTTSubAckPacket,
-    MQTTUnsubAckPacket,
-    decode_publish,
-)
-from ..property import MQTTAuthProps, MQTTConnectProps, MQTTDisconnectProps, MQTTPublishProps
-from ..records import AuthStep, Connected, Disconnected, Message, Reauthenticated, Report
+from ..packet import MQTTConnAckPacket, MQTTConnectPacket, MQTTDisconnectPacket
+from ..property import MQTTDisconnectProps
+from ..records import Connected, Disconnected, Report
+from .authentication import Authentication
 from .baskets import Baskets, Turn
-from .inbound import Inbound
+from .identity import Identity
+from .inbound import Inbound, check_answer
 from .outbound import Outbound
+from .policy import POISON_DISCONNECT, Backoff, check_disconnect, describe, fit_disconnect, is_fatal
+from .receiving import Receiving
 from .subscriptions import Subscriptions
 
 if TYPE_CHECKING:
@@ -53,10 +38,20 @@ if TYPE_CHECKING:
     from ..errors import StoreError
     from ..journal import StoredMessage, StoredState
     from ..property import MQTTPubAckProps
-    from ..records import Outgoing, Request
+    from ..records import AuthStep, Message, Outgoing, Request
     from .settings import SessionSettings
 
-__all__ = ["DIALLING", "IDLE", "LINKED", "STOPPED", "WAITING", "Session"]
+__all__ = [
+    "DIALLING",
+    "EXPIRY_DEFAULT_S",
+    "IDLE",
+    "LINKED",
+    "RECEIVE_MAXIMUM_DEFAULT",
+    "RETRY_S",
+    "STOPPED",
+    "WAITING",
+    "Session",
+]
 
 IDLE, WAITING, DIALLING, LINKED, STOPPED = range(5)
 
@@ -66,20 +61,11 @@ EXPIRY_DEFAULT_S = 300
 RECEIVE_MAXIMUM_DEFAULT = 1_024
 """Receive Maximum unless the caller names one: it bounds what is delivered and not yet acknowledged."""
 
-# Reasons that a new attempt can't heal. For DISCONNECT only these: the rest may be about one packet, or about the moment.
-FATAL_CONNACK = frozenset({0x81, 0x82, 0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x90, 0x95, 0x99, 0x9A, 0x9B, 0x9C, 0x9D})
-FATAL_DISCONNECT = frozenset({0x87, 0x8A, 0x8C, 0x8E, 0x98, 0x9C, 0x9D})
-# A server that closes with one of these, or without a word, may have choked on a publication.
-POISON_DISCONNECT = frozenset({0x80, 0x81, 0x82, 0x83, 0x90, 0x93, 0x94, 0x95, 0x99, 0x9A, 0x9B})
-
-# Packet types that may carry a Reason String or User Properties even if we asked for no problem information [MQTT-3.1.2-29].
-PROBLEM_INFORMATION_ALLOWED = frozenset({PacketType.CONNACK.value, PacketType.DISCONNECT.value, PacketType.PUBLISH.value})
-
-WARNING, ERROR = 30, 40
-UNMATCHED_MAX = 10_000
-
 RETRY_S = 1.0
 """How long to wait before the disk is asked again."""
+
+_WARNING, _ERROR = 30, 40
+_REASON_CHARACTERS_MAX = 1_000
 
 
 class Session:
@@ -97,49 +83,46 @@ class Session:
         self.acknowledge_call = acknowledge
         self.baskets = Baskets(durable)
         self.outbound = Outbound(self.baskets, settings)
-        self.inbound = Inbound(self.baskets)
+        self.inbound = Inbound(self.baskets, settings)
         self.subscriptions = Subscriptions(self.baskets, self.outbound)
-        self.auth_steps: list[AuthStep] = []
-        # Who we are for the server.
-        self.client_id = ""
-        self.owner: str | None = None
-        self.ours = False
-        self.epoch = 0
+        self.identity = Identity(self.baskets)
+        self.receiving = Receiving(self)
+        self.authentication = Authentication(self)
+        self.auth_steps = self.authentication.steps
+        self.backoff = Backoff(settings)
         # The wish to be connected, and where it stands.
         self.phase = IDLE
         self.connect_packet: MQTTConnectPacket | None = None
         self.expiry_named = False
         self.clean_start = False
+        # How long the server keeps the session after the link, as far as we know; None: not known in this process.
+        self.session_expiry_s: int | None = None
+        self.dial_at = 0.0
         self.link: Link | None = None
-        self.ours_before = False
         self.failure: MQTTError | None = None
         self.last_error: MQTTError | None = None
-        self.attempts = 0
-        self.dial_at = 0.0
-        # Received, and not yet taken by the user's callbacks.
-        self.waiting_messages = 0
-        self.waiting_bytes = 0
-        self.received_bytes = 0
-        self.unmatched: deque[tuple[float, Message]] = deque()
-        self.unmatched_count = 0
-        self.dropped_count = 0
-        # Turns: taken and not committed.
+        # Turns: taken and not released; and what the user must hear although the disk holds turns back.
         self.open_turns = 0
         self.retry_at: float | None = None
-        self.disconnect_packet: MQTTDisconnectPacket | None = None
+        self.urgent: list[Report] = []
+
+    @property
+    def client_id(self) -> str:
+        """The Client Identifier: given, the database's, or assigned by the server; empty if not known yet."""
+        return self.identity.client_id
+
+    @property
+    def disconnect_packet(self) -> MQTTDisconnectPacket | None:
+        """The last DISCONNECT that the server sent, or None."""
+        return self.receiving.disconnect_packet
 
     # ---- connecting ------------------------------------------------------------------------------------------------------------------
 
     def recover(self, state: StoredState, make: Callable[[StoredMessage], Outgoing]) -> None:
         """Take over what a store kept from a former process."""
         self.outbound.recover(state, make)
-        self.owner = state.client_id
-        if state.session is not None:
-            epoch, ours = state.session.split()
-            self.epoch = int(epoch)
-            self.ours = ours == "ours"
-        for packet_id in state.received:
-            self.inbound.received[packet_id] = None
+        self.identity.recover(state)
+        self.inbound.received.update(dict.fromkeys(state.received))
 
     def connect(self, packet: MQTTConnectPacket, now: float) -> None:
         """Begin to connect, and stay connected until `disconnect` or a reason that can't heal.
@@ -147,35 +130,29 @@ class Session:
         :raises StateError: there is a connection, or an attempt at one.
         :raises StoreOwnerError: the database belongs to another client identifier.
         """
-        if self.phase not in (IDLE, STOPPED):
+        if self.phase not in (IDLE, STOPPED) or self.link is not None:
             raise StateError("connect() while connected or connecting: call disconnect() first")
-        client_id = packet.client_id
-        if self.owner is not None:
-            if client_id and client_id != self.owner:
-                raise StoreOwnerError(f"the database belongs to client id {self.owner!r}, not to {client_id!r}: use another db_path, or that id")
-            client_id = self.owner
-        elif self.durable and client_id:
-            self.owner = client_id
-            self.baskets.record(IDENTITY, client_id)
-        if client_id != self.client_id and self.client_id:
-            # Another identifier is another session [MQTT-3.1.3-2].
+        identity = self.identity
+        client_id = identity.resolve(packet.client_id)
+        if identity.is_another(client_id):
             self._end_session()
-        self.client_id = client_id
+        identity.claim(client_id)
         properties = packet.properties
         self.expiry_named = properties.SessionExpiryInterval is not None
         if not self.expiry_named:
             properties = properties.replace(SessionExpiryInterval=EXPIRY_DEFAULT_S)
         if properties.ReceiveMaximum is None:
             properties = properties.replace(ReceiveMaximum=RECEIVE_MAXIMUM_DEFAULT)
-        if self.durable and properties.SessionExpiryInterval == 0:
+        self.session_expiry_s = properties.SessionExpiryInterval
+        if self.durable and not self.session_expiry_s:
             text = "SessionExpiryInterval is 0: the server forgets the session with each connection, so the database can't keep its promise"
-            self.baskets.events.append(Report(WARNING, text))
+            self.baskets.events.append(Report(_WARNING, text))
         self.connect_packet = MQTTConnectPacket(
             client_id, packet.clean_start, packet.keep_alive, packet.will, packet.user_name, packet.password, properties
         )
         self.clean_start = packet.clean_start
         self.failure = None
-        self.attempts = 0
+        self.backoff.attempts = 0
         self.phase = WAITING
         self.dial_at = now
 
@@ -197,43 +174,30 @@ class Session:
         packet = MQTTConnectPacket(
             self.client_id, self.clean_start, template.keep_alive, template.will, template.user_name, template.password, properties
         )
+        data = packet.encode()
         self.phase = LINKED
         self.link = link = Link(packet, self.acknowledge_call, now)
         link.connack_at = now + self.settings.connack_timeout_s
-        # From here on the server may have a session of ours, whatever becomes of the answer; a database must know before the server does.
-        self.ours_before = self.ours
-        if not self.ours:
-            self._own(True)
-        self.baskets.writes.append(packet.encode())
+        self.identity.greet()
+        self.baskets.writes.append(data)
         return True
-
-    def _own(self, ours: bool) -> None:
-        self.ours = ours
-        if ours:
-            self.epoch += 1
-        self.baskets.record(SESSION, f"{self.epoch} {'ours' if ours else 'none'}")
 
     def dial_failed(self, error: MQTTError, now: float, random: float) -> None:
         """The driver could not open a network connection. `random`: 0 ≤ random < 1, for the backoff."""
         if self.phase == DIALLING:
-            self._retry_or_stop(error, None, False, isinstance(error, AuthenticationError), now, random)
+            self._retry_or_stop(error, False, now, random)
 
-    def _retry_or_stop(
-        self, error: MQTTError, packet: MQTTDisconnectPacket | MQTTConnAckPacket | None, was_connected: bool, fatal: bool, now: float, random: float
-    ) -> None:
+    def _retry_or_stop(self, error: MQTTError, was_connected: bool, now: float, random: float) -> None:
         retry_in_s: float | None = None
         self.last_error = error
-        if fatal or not self.settings.reconnect:
+        if is_fatal(error) or not self.settings.reconnect:
             self.phase = STOPPED
             self.failure = error
         else:
-            settings = self.settings
-            bound_s = min(settings.reconnect_max_s, settings.reconnect_initial_s * 2.0 ** min(self.attempts, 30))
-            retry_in_s = bound_s * random
-            self.attempts += 1
+            retry_in_s = self.backoff.wait_s(random)
             self.phase = WAITING
             self.dial_at = now + retry_in_s
-        self.baskets.events.append(Disconnected(error, packet, was_connected, retry_in_s))
+        self.baskets.events.append(Disconnected(error, getattr(error, "packet", None), was_connected, retry_in_s))
 
     def link_lost(self, error: MQTTError | None, now: float, random: float) -> None:
         """The network connection is closed: by the peer (`error` says how) or by the driver, after `must_close` said so."""
@@ -242,39 +206,24 @@ class Session:
             return
         self.link = None
         was_connected = link.connack is not None
-        by_peer = link.close_error is None
         cause = link.close_error or error or LinkLostError("the server closed the connection")
         packet = getattr(cause, "packet", None)
-        if isinstance(packet, MQTTDisconnectPacket):
-            by_peer = packet.reason_code in POISON_DISCONNECT
+        by_peer = link.close_error is None if packet is None else packet.reason_code in POISON_DISCONNECT
         link.state = CLOSED
+        self.auth_steps.clear()
         self.outbound.drop_writes(self.baskets.writes)
         self.baskets.writes.clear()
         self.outbound.link_lost(link, by_peer)
-        self.subscriptions.link_lost()
-        if link.connected_at is not None and now - link.connected_at >= self.settings.stable_s:
-            self.attempts = 0
+        self.subscriptions.link_lost(cause)
+        if link.connected_at is not None:
+            self.backoff.ended(now - link.connected_at)
         if self.connect_packet is None:
             self.phase = IDLE
             self.baskets.events.append(Disconnected(None, None, was_connected, None))
             return
         if not was_connected and isinstance(cause, LinkLostError):
-            cause = self._not_connected(cause, packet)
-        fatal = isinstance(cause, (ForeignSessionError, AuthenticationError))
-        if isinstance(packet, MQTTConnAckPacket):
-            fatal = packet.reason_code in FATAL_CONNACK
-        elif isinstance(packet, MQTTDisconnectPacket):
-            fatal = packet.reason_code in FATAL_DISCONNECT
-        self._retry_or_stop(cause, packet, was_connected, fatal, now, random)
-
-    @staticmethod
-    def _not_connected(cause: LinkLostError, packet: Any) -> ConnectError:
-        """Return the error of an attempt that ended before the CONNACK [MQTT-3.1.4-2]."""
-        if packet is not None:
-            return ConnectRefusedError(str(cause), packet)
-        error = ConnectError(f"no CONNACK: {cause}")
-        error.__cause__ = cause
-        return error
+            cause = _attempt_failed(cause)
+        self._retry_or_stop(cause, was_connected, now, random)
 
     def disconnect(self, now: float, reason_code: int = 0, properties: MQTTDisconnectProps = MQTTDisconnectProps.EMPTY) -> None:
         """Say goodbye (section 3.14), or give up connecting; settle every open handle.
@@ -282,228 +231,118 @@ class Session:
         :raises ArgumentError: a reason code that a client can't send, or a Session Expiry Interval where CONNECT's was 0.
         """
         link = self.link
-        packet = check_disconnect(reason_code, properties, link)
-        survives = self.ours and self.connect_packet is not None and bool(self.connect_packet.properties.SessionExpiryInterval)
-        if link is not None and link.state in (CONNECTING, CONNECTED):
-            survives = bool(link.session_expiry_s)
-            if not self.durable and not self.expiry_named and survives and not reason_code and properties.SessionExpiryInterval is None:
-                # Nobody asked for the session to be kept beyond a clean end, so nothing stays behind.
-                packet = MQTTDisconnectPacket(0, properties.replace(SessionExpiryInterval=0))
-            if packet.properties.SessionExpiryInterval is not None:
-                survives = packet.properties.SessionExpiryInterval > 0
-            data = packet.encode()
-            for fallback in (packet.properties.replace(UserProperty=()), packet.properties.replace(UserProperty=(), ReasonString=None)):
-                if len(data) > link.packet_size_max:  # [MQTT-3.14.2-3] [MQTT-3.14.2-4]
-                    data = MQTTDisconnectPacket(reason_code, fallback).encode()
-            self.baskets.writes.append(data)
-            link.state = CLOSING  # [MQTT-3.14.4-1]
-            link.close_at = now + self.settings.close_timeout_s
-            link.connack_at = None
-        else:
+        packet = check_disconnect(reason_code, properties, None if link is None else link.session_expiry_s)
+        survives = self.identity.ours and self.session_expiry_s != 0
+        if link is None:
             self.phase = IDLE
+        elif link.state < CLOSING:
+            survives = self._say_goodbye(link, packet, now)
         self.connect_packet = None
         self.outbound.close_out(survives)
         self.subscriptions.close_out()
-        if not survives and self.ours:
+        if not survives and self.identity.ours:
             self._end_session()
+
+    def _say_goodbye(self, link: Link, packet: MQTTDisconnectPacket, now: float) -> bool:
+        """Write DISCONNECT, and nothing after it. Return whether the session outlives it."""
+        properties = packet.properties
+        expiry_s = properties.SessionExpiryInterval
+        if expiry_s is None and not self.durable and not self.expiry_named and not packet.reason_code and link.session_expiry_s:
+            # Nobody asked for the session to be kept beyond a clean end, so nothing stays behind.
+            expiry_s = 0
+            packet = MQTTDisconnectPacket(0, properties.replace(SessionExpiryInterval=0))
+        data, with_expiry = fit_disconnect(packet, link.packet_size_max)
+        if data:
+            self.baskets.writes.append(data)
+        link.state = CLOSING  # [MQTT-3.14.4-1]
+        link.close_at = now + self.settings.close_timeout_s
+        if with_expiry:
+            self.session_expiry_s = expiry_s
+        return bool(self.session_expiry_s)
 
     def abandon(self, now: float) -> None:
         """The client is shut down at once: the network connection is closed, every open handle is settled."""
-        survives = self.ours and (self.link is None or bool(self.link.session_expiry_s))
         self.connect_packet = None
         self.link_lost(None, now, 0.0)
         self.phase = IDLE
-        self.outbound.close_out(survives)
+        self.outbound.close_out(self.identity.ours and self.session_expiry_s != 0)
         self.subscriptions.close_out()
 
     def _end_session(self) -> None:
         """The session at the server has ended, by our own doing: nothing of it is left."""
         self.outbound.session_lost()
         self.inbound.session_lost()
-        self._own(False)
+        self.subscriptions.session_lost()
+        self.identity.own(False)
 
-    # ---- receiving --------------------------------------------------------------------------------------------------------------------
+    def fail_link(self, error: MQTTError, now: float, reason_code: int | None = None) -> None:
+        """Close the link for `error`: DISCONNECT with the reason (section 4.13.1), and nothing after it."""
+        link = self.link
+        if link is None or link.state >= CLOSING:
+            return
+        link.close_error = error
+        link.close_at = now + self.settings.close_timeout_s
+        self.auth_steps.clear()
+        outbound = self.outbound
+        outbound.drop_writes(self.baskets.writes)
+        self.baskets.writes.clear()
+        if not link.greeted:
+            # CONNECT has not left, and nothing else may be the first packet [MQTT-3.1.0-1].
+            link.state = CLOSED
+            return
+        if link.state == CONNECTED:
+            outbound.drop_writes(list(link.outbox))
+            link.outbox.clear()
+        link.state = CLOSING
+        code: int = getattr(error, "reason_code", 0x82) if reason_code is None else reason_code
+        text = str(error)[:_REASON_CHARACTERS_MAX].replace("\0", "").encode("utf-8", "replace").decode()
+        data, _ = fit_disconnect(MQTTDisconnectPacket(code, MQTTDisconnectProps(ReasonString=text)), link.packet_size_max)
+        if data:
+            link.outbox.append(data)
+
+    # ---- receiving -------------------------------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes, now: float) -> None:
         """Take bytes from the network connection, cut anywhere. Whatever they hold, nothing but state and baskets changes."""
         link = self.link
         if link is None or link.state >= CLOSING:
             return
-        link.last_received = now
-        if link.ping_pending and link.ping_flushed_at is not None and data:
-            link.ping_pending = False
-            link.ping_flushed_at = None
-        events = self.baskets.events
-        before = len(events)
+        if data:
+            link.last_received = now
+            if link.ping_pending and link.ping_flushed_at is not None:
+                link.ping_pending = False
+                link.ping_flushed_at = None
         try:
-            self._receive(link, link.gather(data), now)
+            self.receiving.receive(link, data, now)
         except MQTTError as error:
             self.fail_link(error, now)
-        if len(events) > before:
-            self.received_bytes += len(data)
 
-    def _receive(self, link: Link, data: bytes, now: float) -> None:
-        """Decode and handle every whole packet of `data`; keep the rest."""
-        size = len(data)
-        offset = 0
-        connected = link.state == CONNECTED
-        append = self.baskets.events.append
-        inbound = self.inbound
-        outbound = self.outbound
-        size_max = link.receive_size_max
-        no_properties = MQTTPublishProps.EMPTY
-        settings = self.settings
-        overflow = self.waiting_messages >= settings.inbound_messages_hard_max or self.waiting_bytes >= settings.inbound_bytes_hard_max
-        while offset + 1 < size:
-            first = data[offset]
-            length = data[offset + 1]
-            start = offset + 2
-            if length > 127:
-                length, start = long_length(data, offset, size)
-                if not start:
-                    break
-            end = start + length
-            if end - offset > size_max:
-                raise ProtocolError(f"a packet of {end - offset} bytes is larger than our Maximum Packet Size of {size_max} bytes", 0x95)
-            if end > size:
-                break
-            if first & 0xF0 == 0x30 and connected:
-                message = decode_publish(data, start, end, first, Message)
-                if message.properties is not no_properties:
-                    self._inspect(message, link)
-                if not message.qos:
-                    if overflow:
-                        self._drop(message)
-                    else:
-                        append(message)
-                elif message.qos == 1:
-                    inbound.receive_qos1(message, link)
-                else:
-                    inbound.receive_qos2(message, link)
-            elif length == 2 and connected and first in SHORT_ACKS:
-                packet_id = data[start] << 8 | data[start + 1]
-                if not packet_id:
-                    raise ProtocolError("an acknowledgement with packet identifier 0")
-                if first == 0x40:
-                    outbound.puback(packet_id, link)
-                elif first == 0x50:
-                    outbound.pubrec(packet_id, link)
-                elif first == 0x70:
-                    outbound.pubcomp(packet_id, link)
-                else:
-                    inbound.pubrel(packet_id, link)
-            else:
-                self._receive_other(link, first, data, start, end, now)
-                connected = link.state == CONNECTED
-                if link.paused or link.state >= CLOSING:
-                    offset = end
-                    break
-            offset = end
-        if offset < size and link.state < CLOSING:
-            link.keep(data, offset)
-
-    def _inspect(self, message: Message, link: Link) -> None:
-        """Handle the properties of a received PUBLISH: Topic Alias, Payload Format Indicator."""
-        properties = message.properties
-        if properties.TopicAlias is not None:
-            message.topic = link.aliases_in.resolve(message.topic, properties.TopicAlias)  # [MQTT-3.3.2-10]
-        if properties.PayloadFormatIndicator:
-            try:
-                message.payload.decode()
-            except UnicodeDecodeError as error:
-                text = f"a message to {message.topic!r} is marked as UTF-8 and isn't: {error}; it is delivered as it came"
-                self.baskets.events.append(Report(WARNING, text))
-
-    def _drop(self, message: Message) -> None:
-        """Drop a QoS 0 message: the user's callbacks are too far behind."""
-        self.dropped_count += 1
-        if self.dropped_count & (self.dropped_count - 1) == 0:
-            text = f"{self.dropped_count} QoS 0 messages dropped: the callbacks are {self.waiting_messages} messages behind (now: {message.topic!r})"
-            self.baskets.events.append(Report(WARNING, text))
-
-    def _receive_other(self, link: Link, first: int, data: bytes, start: int, end: int, now: float) -> None:
-        """Handle any packet that is not on the hot path, or comes before CONNACK."""
-        packet: Any = DECODERS[first](data, start, end, first)
-        packet_type = first >> 4
-        if packet_type == PacketType.DISCONNECT:
-            self._receive_disconnect(link, packet)
-            return
-        if link.state == CONNECTING:  # [MQTT-3.2.0-1]
-            if packet_type == PacketType.CONNACK:
-                self._receive_connack(link, packet, now)
-            elif packet_type == PacketType.AUTH:
-                self._receive_auth(link, packet)
-            else:
-                raise ProtocolError(f"{PacketType(packet_type).name} before CONNACK")
-            return
-        if not link.request_problem_information and packet_type not in PROBLEM_INFORMATION_ALLOWED:
-            properties = getattr(packet, "properties", None)
-            if properties and (properties.ReasonString is not None or properties.UserProperty):
-                raise ProtocolError(f"{PacketType(packet_type).name} with a Reason String or User Property, and Request Problem Information is 0")
-        if isinstance(packet, MQTTPubAckPacket):
-            self.outbound.puback(packet.packet_id, link, packet)
-        elif isinstance(packet, MQTTPubRecPacket):
-            self.outbound.pubrec(packet.packet_id, link, packet)
-        elif isinstance(packet, MQTTPubCompPacket):
-            self.outbound.pubcomp(packet.packet_id, link, packet)
-        elif isinstance(packet, MQTTPubRelPacket):
-            self.inbound.pubrel(packet.packet_id, link, packet)
-        elif isinstance(packet, MQTTSubAckPacket):
-            self.subscriptions.suback(packet)
-        elif isinstance(packet, MQTTUnsubAckPacket):
-            self.subscriptions.unsuback(packet)
-        elif packet_type == PacketType.AUTH:
-            self._receive_auth(link, packet)
-        elif packet_type != PacketType.PINGRESP:  # [MQTT-3.2.0-2]
-            raise ProtocolError(f"{PacketType(packet_type).name} from the server")
-
-    def _receive_disconnect(self, link: Link, packet: MQTTDisconnectPacket) -> None:
-        """The server says goodbye: close, and remember what it said [MQTT-4.13.2-1]."""
-        self.disconnect_packet = packet
-        if packet.properties.SessionExpiryInterval is not None:  # [MQTT-3.14.2-2]
-            raise ProtocolError("DISCONNECT from the server with a Session Expiry Interval")
-        text = packet.properties.ReasonString
-        reference = packet.properties.ServerReference
-        reason = reason_name(packet.reason_code) + (f": {text}" if text else "") + (f" (Server Reference {reference!r})" if reference else "")
-        link.close_error = LinkLostError(f"the server disconnected with {reason}", packet)
-        link.state = CLOSED
-
-    def _receive_connack(self, link: Link, packet: MQTTConnAckPacket, now: float) -> None:
+    def receive_connack(self, link: Link, packet: MQTTConnAckPacket, now: float) -> None:
+        """Receive the CONNACK (section 3.2)."""
         if packet.reason_code >= 0x80:
-            text = packet.properties.ReasonString
-            reference = packet.properties.ServerReference
-            reason = reason_name(packet.reason_code) + (f": {text}" if text else "") + (f" (Server Reference {reference!r})" if reference else "")
-            link.close_error = ConnectRefusedError(f"the server refused the connection with {reason}", packet)
+            self.identity.refused()
+            link.close_error = ConnectRefusedError(f"the server refused the connection with {describe(packet)}", packet)
             link.state = CLOSED
-            return
-        if packet.properties.AuthenticationMethod != link.method:  # [MQTT-4.12.0-5] [MQTT-4.12.0-6]
-            raise ProtocolError(f"CONNACK with Authentication Method {packet.properties.AuthenticationMethod!r}, and CONNECT had {link.method!r}")
-        if link.method is not None:
-            # The server must prove itself before anything of it is believed: what it sent behind the CONNACK waits.
-            link.paused = True
-            link.connack_at = now + self.settings.connack_timeout_s
-            self.auth_steps.append(AuthStep(link, True, packet.properties.AuthenticationData, packet))
-            return
-        self._established(link, packet, now)
+        elif self.authentication.connack(link, packet, now):
+            self.established(link, packet, now)
 
-    def _established(self, link: Link, packet: MQTTConnAckPacket, now: float) -> None:
+    def established(self, link: Link, packet: MQTTConnAckPacket, now: float) -> None:
         """The connection is accepted: resume the session, or begin a new one; then send what waits."""
+        identity = self.identity
         if packet.session_present:
-            if self.clean_start:
+            if self.clean_start:  # [MQTT-3.2.2-4]
                 raise ProtocolError("CONNACK with Session Present 1, and CONNECT had Clean Start 1")
-            if not self.ours_before and not self.settings.adopt_session:  # [MQTT-3.2.2-4]
-                self._own(False)
+            if not identity.ours_before and not self.settings.adopt_session:  # [MQTT-3.2.2-4]
+                identity.own(False)
                 raise ForeignSessionError(
                     f"the server has a session of client id {self.client_id!r} that this client knows nothing of: give db_path to keep sessions "
                     "across processes, clean_start=True to discard that one, or adopt_session=True to take what the server kept"
                 )
         link.accept(packet, now)
+        self.session_expiry_s = link.session_expiry_s
         assigned = packet.properties.AssignedClientIdentifier
-        if assigned is not None and not self.client_id:  # [MQTT-3.1.3-7]
-            self.client_id = assigned
-            if self.durable:
-                self.owner = assigned
-                self.baskets.record(IDENTITY, assigned)
+        if assigned is not None and not identity.client_id:
+            identity.claim(assigned)
         self.clean_start = False
         if not packet.session_present:  # [MQTT-3.2.2-5] [MQTT-3.1.2-4]
             self.outbound.session_lost()
@@ -512,91 +351,13 @@ class Session:
         self.outbound.resume(link)
         self.baskets.events.append(Connected(packet))
 
-    def _receive_auth(self, link: Link, packet: MQTTAuthPacket) -> None:
-        """Handle AUTH (section 4.12)."""
-        if link.method is None:  # [MQTT-4.12.0-6]
-            raise ProtocolError("AUTH from the server, and CONNECT had no Authentication Method")
-        if packet.properties.AuthenticationMethod != link.method:  # [MQTT-4.12.0-5]
-            raise ProtocolError(f"AUTH with Authentication Method {packet.properties.AuthenticationMethod!r}, and CONNECT had {link.method!r}")
-        if not link.authenticating:
-            raise ProtocolError("AUTH from the server, and no authentication is under way")
-        if packet.reason_code == 0x18:
-            self.auth_steps.append(AuthStep(link, False, packet.properties.AuthenticationData, packet))
-        elif packet.reason_code == 0x00 and link.state == CONNECTED:
-            link.authenticating = False
-            self.auth_steps.append(AuthStep(link, True, packet.properties.AuthenticationData, packet))
-        else:
-            raise ProtocolError(f"AUTH from the server with {reason_name(packet.reason_code)}")
-
     def authenticated(self, step: AuthStep, data: bytes | None, error: Exception | None, now: float) -> None:
-        """The authenticator has done `step`: send its answer, or believe the server, or close."""
-        link = step.link
-        if link is not self.link or link.state >= CLOSING:
-            return
-        if error is not None:
-            failure = error if isinstance(error, AuthenticationError) else AuthenticationError(f"the authenticator failed: {error!r}")
-            if failure is not error:
-                failure.__cause__ = error
-            self.fail_link(failure, now, 0x83)  # [MQTT-4.12.1-2]
-            return
-        if not step.finish:
-            properties = MQTTAuthProps(AuthenticationMethod=link.method, AuthenticationData=data)
-            self._write_auth(link, MQTTAuthPacket(0x18, properties), now)  # [MQTT-4.12.0-3]
-        elif isinstance(step.packet, MQTTConnAckPacket):
-            link.paused = False
-            try:
-                self._established(link, step.packet, now)
-            except MQTTError as failed:
-                self.fail_link(failed, now)
-                return
-            self.receive(b"", now)
-        else:
-            self.baskets.events.append(Reauthenticated(step.packet))
+        """The authenticator has done `step` (see `Authentication.authenticated`)."""
+        self.authentication.authenticated(step, data, error, now)
 
     def reauthenticate(self, data: bytes | None, now: float) -> None:
-        """Start a re-authentication (section 4.12.1).
-
-        :raises StateError: not connected, or connected without an Authentication Method, or one is under way.
-        """
-        link = self.link
-        if link is None or link.state != CONNECTED:
-            raise StateError("auth() needs a connection")
-        if link.method is None:  # [MQTT-4.12.0-7]
-            raise StateError("auth() needs an authenticator in connect(): without an Authentication Method a client must not send AUTH")
-        if link.authenticating:
-            raise StateError("a re-authentication is under way")
-        self._write_auth(link, MQTTAuthPacket(0x19, MQTTAuthProps(AuthenticationMethod=link.method, AuthenticationData=data)), now)
-        link.authenticating = True
-
-    def _write_auth(self, link: Link, packet: MQTTAuthPacket, now: float) -> None:
-        data = packet.encode()
-        try:
-            link.check_size("AUTH", len(data))
-        except MQTTError as error:
-            self.fail_link(error, now, 0x83)
-            return
-        self.baskets.writes.append(data)
-
-    def fail_link(self, error: MQTTError, now: float, reason_code: int | None = None) -> None:
-        """Close the link for `error`: DISCONNECT with the reason (section 4.13.1), and nothing after it."""
-        link = self.link
-        if link is None or link.state >= CLOSING:
-            return
-        code = reason_code or getattr(error, "reason_code", 0x82)
-        link.close_error = error
-        link.state = CLOSING
-        link.close_at = now + self.settings.close_timeout_s
-        outbound = self.outbound
-        outbound.drop_writes(list(link.outbox))
-        link.outbox.clear()
-        outbound.drop_writes(self.baskets.writes)
-        self.baskets.writes.clear()
-        self.auth_steps.clear()
-        properties = MQTTDisconnectProps.EMPTY
-        text = str(error)[:1_000]
-        if len(text.encode("utf-8", "replace")) + 20 <= link.packet_size_max and "\0" not in text:
-            properties = MQTTDisconnectProps(ReasonString=text.encode("utf-8", "replace").decode())
-        link.outbox.append(MQTTDisconnectPacket(code, properties).encode())
+        """Start a re-authentication (see `Authentication.reauthenticate`)."""
+        self.authentication.reauthenticate(data, now)
 
     # ---- the user's calls ---------------------------------------------------------------------------------------------------------------
 
@@ -613,37 +374,23 @@ class Session:
     def subscribe(self, request: Request) -> None:
         """Declare subscriptions (see `Subscriptions.subscribe`); messages that were held for them go to their callbacks."""
         self.subscriptions.subscribe(request, self.connected_link())
-        held = self.unmatched
-        if held:
-            self.unmatched = deque()
-            for deadline, message in held:
-                if self.subscriptions.due(message):
-                    self.baskets.events.append(message)
-                else:
-                    self.unmatched.append((deadline, message))
+        self.inbound.match_held(self.subscriptions)
 
     def unsubscribe(self, request: Request) -> None:
         """Ask for the end of subscriptions."""
         self.subscriptions.unsubscribe(request, self.connected_link())
 
     def answer(self, message: Message, reason_code: int = 0, properties: MQTTPubAckProps | None = None) -> None:
-        """Acknowledge a received QoS 1 or 2 message."""
+        """Acknowledge a received QoS 1 or 2 message.
+
+        :raises ArgumentError: a reason code that a client can't send, or properties of another kind.
+        """
+        check_answer(reason_code, properties)
         self.inbound.answer(message, reason_code, properties, self.connected_link())
 
     def hold(self, message: Message, now: float) -> None:
         """Hold a message that matches no callback, for a `subscribe` to come."""
-        if message.answer is not None:
-            return
-        self.unmatched.append((now + self.settings.unmatched_s, message))
-        if len(self.unmatched) > UNMATCHED_MAX:
-            self._give_up_unmatched()
-
-    def _give_up_unmatched(self) -> None:
-        _, message = self.unmatched.popleft()
-        self.unmatched_count += 1
-        self.answer(message)
-        text = f"a QoS {message.qos} message to {message.topic!r} matched no callback; it was acknowledged and dropped ({self.unmatched_count} so far)"
-        self.baskets.events.append(Report(WARNING, text))
+        self.inbound.hold(message, now, self.connected_link())
 
     # ---- the driver's side ----------------------------------------------------------------------------------------------------------------
 
@@ -663,13 +410,9 @@ class Session:
             return None
         turn = self.baskets.take(self.link, now)
         self.open_turns += 1
-        turn.received_bytes = self.received_bytes
-        self.received_bytes = 0
+        if turn.events:
+            turn.received_bytes = self.receiving.taken(len(turn.events))
         return turn
-
-    def take_empty(self) -> Turn:
-        """Return a turn with nothing in it."""
-        return Turn(0, self.link, Baskets(self.durable))
 
     def release(self, turn: Turn, now: float) -> None:
         """`turn` is committed: its writes join the outbox, unless their Link is gone or has failed."""
@@ -677,35 +420,46 @@ class Session:
         link = turn.link
         if turn.writes:
             if link is not None and link is self.link and link.close_error is None:
+                if not link.greeted:
+                    # From now on the server may be expected to answer.
+                    link.greeted = True
+                    link.connack_at = now + self.settings.connack_timeout_s
                 link.outbox.extend(turn.writes)
             else:
                 self.outbound.drop_writes(turn.writes)
-        if turn.events:
-            self.waiting_messages += len(turn.events)
-            self.waiting_bytes += turn.received_bytes
 
     def commit_failed(self, turn: Turn, error: StoreError, now: float) -> list[Outgoing]:
         """The disk refused: take back every publication that isn't promised yet, and return them; the rest is kept for another try."""
+        self.load_failed(error, now)
+        link = self.connected_link()
+        return self.outbound.withdraw(turn, error, link if turn.link is link else None) + self.outbound.withdraw(self.baskets, error, link)
+
+    def load_failed(self, error: Exception, now: float) -> None:
+        """The disk did not do what it was asked to: say so once, and try again later."""
         if self.retry_at is None:
-            self.baskets.events.append(Report(ERROR, f"the database refused: {error}; it is tried again each {RETRY_S:g} s"))
+            self.urgent.append(Report(_ERROR, f"the database refused: {error}; it is tried again each {RETRY_S:g} s"))
         self.retry_at = now + RETRY_S
-        return self.outbound.withdraw(turn, error, self.link) + self.outbound.withdraw(self.baskets, error, self.link)
+
+    def take_urgent(self) -> list[Report]:
+        """Take what the user must hear at once, although the disk holds turns back: it promises nothing."""
+        urgent = self.urgent[:]
+        self.urgent.clear()
+        self.receiving.waiting_messages += len(urgent)
+        return urgent
 
     def delivered(self, events: int, received_bytes: int) -> None:
         """The user's callbacks have taken so much."""
-        self.waiting_messages -= events
-        self.waiting_bytes -= received_bytes
+        self.receiving.delivered(events, received_bytes)
 
     def reading(self) -> bool:
         """Return whether the socket is to be read: not while the callbacks are far behind and nothing of ours awaits an answer."""
         link = self.link
         if link is None or link.paused or link.state >= CLOSING:
             return False
-        settings = self.settings
-        if self.waiting_messages < settings.inbound_messages_max and self.waiting_bytes < settings.inbound_bytes_max:
+        if link.state != CONNECTED or self.receiving.within_bounds():
             return True
         outbound = self.outbound
-        return bool(link.state != CONNECTED or link.authenticating or outbound.in_flight or outbound.released or outbound.requests)
+        return bool(link.authenticating or outbound.in_flight or outbound.released or outbound.requests)
 
     def must_close(self) -> bool:
         """Return whether the driver is to close the network connection now, and then to call `link_lost`."""
@@ -716,36 +470,37 @@ class Session:
 
     def deadline(self) -> float | None:
         """Return when `tick` must be called at the latest."""
-        at: list[float | None] = [self.baskets.deadline(), self.retry_at]
+        at: list[float | None] = [self.baskets.deadline(), self.retry_at, self.inbound.deadline()]
         if self.phase == WAITING:
             at.append(self.dial_at)
         if self.link is not None:
             at.append(self.link.deadline())
         if self.outbound.expiring:
             at.append(self.outbound.expiring[0][0])
-        if self.unmatched:
-            at.append(self.unmatched[0][0])
         return min((time for time in at if time is not None), default=None)
 
     def tick(self, now: float, *, unread: bool = False) -> None:
         """Do what is due. `unread`: the socket holds data that we leave unread, which counts as a sign of life."""
         link = self.link
-        if link is not None:
-            if link.close_at is not None and now >= link.close_at:
+        if link is not None and link.state != CLOSED:
+            try:
+                self._tick_link(link, now, unread)
+            except (LinkLostError, ConnectError) as error:
+                link.close_error = error
                 link.state = CLOSED
-            elif link.state == CONNECTING and link.connack_at is not None and now >= link.connack_at:
-                link.close_error = ConnectError(f"no CONNACK within {self.settings.connack_timeout_s:g} s")
-                link.state = CLOSED
-            else:
-                try:
-                    link.tick(now, unread=unread)
-                except LinkLostError as error:
-                    link.close_error = error
-                    link.state = CLOSED
         self.baskets.tick(now)
         self.outbound.expire(now)
-        while self.unmatched and self.unmatched[0][0] <= now:
-            self._give_up_unmatched()
+        self.inbound.tick(now, self.connected_link())
+
+    def _tick_link(self, link: Link, now: float, unread: bool) -> None:
+        if link.state == CLOSING:
+            if link.close_at is not None and now >= link.close_at:
+                link.state = CLOSED
+        elif link.state == CONNECTING:
+            if link.connack_at is not None and now >= link.connack_at:
+                raise ConnectError(f"no CONNACK within {self.settings.connack_timeout_s:g} s")
+        else:
+            link.tick(now, unread=unread)
 
     def idle(self, inbound: bool = True) -> bool:
         """Return whether nothing is left to do before a goodbye: all is sent, acknowledged (with a database: sent) and answered.
@@ -754,7 +509,14 @@ class Session:
         """
         outbound = self.outbound
         link = self.link
-        if self.subscriptions.pending or outbound.requests or outbound.queue or outbound.stored_rows or outbound.resend or outbound.behind_stored:
+        if (
+            self.subscriptions.pending
+            or outbound.requests
+            or outbound.queue
+            or outbound.stored_rows
+            or outbound.resend
+            or outbound.behind_stored
+        ):
             return False
         if self.baskets.writes or self.open_turns or (link is not None and link.pending()):
             return False
@@ -763,35 +525,10 @@ class Session:
         return link is None or not inbound or not (link.pubacks or link.pubrecs)
 
 
-SHORT_ACKS = frozenset({0x40, 0x50, 0x62, 0x70})
-
-
-def long_length(data: bytes, offset: int, size: int) -> tuple[int, int]:
-    """Decode a Remaining Length of more than one byte: value and next offset, or (0, 0) if it isn't complete."""
-    length = data[offset + 1] & 0x7F
-    shift = 7
-    for at in range(offset + 2, offset + 5):
-        if at >= size:
-            return 0, 0
-        byte = data[at]
-        length |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            if not byte:
-                raise ProtocolError("Remaining Length is padded: it takes more bytes than it needs [MQTT-1.5.5-1]", 0x81)
-            return length, at + 1
-        shift += 7
-    raise ProtocolError("Remaining Length takes more than four bytes (section 1.5.5)", 0x81)
-
-
-def check_disconnect(reason_code: int, properties: MQTTDisconnectProps, link: Link | None) -> MQTTDisconnectPacket:
-    """Return the DISCONNECT, or raise `ArgumentError` if a client can't send it (section 3.14.2)."""
-    if reason_code not in CLIENT_REASON_CODES[PacketType.DISCONNECT]:  # [MQTT-3.14.2-1]
-        raise ArgumentError(f"reason_code is {reason_code!r}, and a client's DISCONNECT can't carry it (table 3-10)")
-    expiry_s = properties.SessionExpiryInterval
-    if expiry_s and link is not None and not link.session_expiry_s:  # section 3.14.2.2.2
-        raise ArgumentError(f"SessionExpiryInterval is {expiry_s}, and must be 0 because CONNECT's was 0")
-    if properties.ServerReference is not None:
-        raise ArgumentError("ServerReference is for the server's DISCONNECT")
-    return MQTTDisconnectPacket(reason_code, properties)
-
-
+def _attempt_failed(cause: LinkLostError) -> ConnectError:
+    """Return the error of an attempt that ended before the CONNACK [MQTT-3.1.4-2]."""
+    if cause.packet is not None:
+        return ConnectRefusedError(str(cause), cause.packet)
+    error = ConnectError(f"no CONNACK: {cause}")
+    error.__cause__ = cause
+    return error

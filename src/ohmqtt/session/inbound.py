@@ -6,33 +6,44 @@ order in which their PUBLISHes came; and an acknowledgement only ever leaves on 
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
-from ..errors import ProtocolError
+from ..errors import ArgumentError, ProtocolError
 from ..journal import FORGET, RECEIVE
+from ..mqtt_spec import CLIENT_REASON_CODES, PacketType
 from ..packet import MQTTPubAckPacket, MQTTPubCompPacket, MQTTPubRecPacket
 from ..property import MQTTPubAckProps, MQTTPubRecProps
+from ..records import Report
 from ..serialization import encode_uint16
 
 if TYPE_CHECKING:
-    from collections import deque
-
     from ..link import Link
-    from ..packet import MQTTPubRelPacket
     from ..records import Message
     from .baskets import Baskets
+    from .settings import SessionSettings
+    from .subscriptions import Subscriptions
 
-__all__ = ["Inbound"]
+__all__ = ["UNMATCHED_MAX", "Inbound", "check_answer"]
+
+UNMATCHED_MAX = 10_000
+"""How many messages are held for a `subscribe` to come."""
+
+_WARNING = 30
 
 
 class Inbound:
     """What the server sent and the session remembers of it."""
 
-    def __init__(self, baskets: Baskets) -> None:
+    def __init__(self, baskets: Baskets, settings: SessionSettings) -> None:
         self.baskets = baskets
+        self.settings = settings
         # QoS 1: delivered or about to be, and not acknowledged. QoS 2: None once the PUBREC went out (or a former process received it).
         self.deliveries: dict[int, Message] = {}
         self.received: dict[int, Message | None] = {}
+        # Messages that matched no callback, and when they are given up; the bound is our Receive Maximum for each link, or the one here.
+        self.unmatched: deque[tuple[float, Message]] = deque()
+        self.unmatched_count = 0
 
     # ---- arrival -----------------------------------------------------------------------------------------------------------------------
 
@@ -87,13 +98,14 @@ class Inbound:
 
     @staticmethod
     def _exceeded(link: Link) -> None:
-        raise ProtocolError(f"more than our Receive Maximum of {link.receive_maximum} unacknowledged PUBLISH packets", 0x93)  # [MQTT-3.3.4-9]
+        raise ProtocolError(
+            f"more than our Receive Maximum of {link.receive_maximum} unacknowledged PUBLISH packets", 0x93
+        )  # [MQTT-3.3.4-9]
 
-    def pubrel(self, packet_id: int, link: Link, packet: MQTTPubRelPacket | None = None) -> None:
+    def pubrel(self, packet_id: int, link: Link) -> None:
         """Receive a PUBREL: the identifier is free, on disk first, then for the server [MQTT-4.3.3-11] [MQTT-4.3.3-12]."""
         if packet_id in self.received:
-            message = self.received[packet_id]
-            if message is not None and message.answer is None:
+            if self.received[packet_id] is not None:
                 raise ProtocolError(f"PUBREL for packet identifier {packet_id}, whose PUBLISH has no PUBREC yet")
             del self.received[packet_id]
             self.baskets.record(FORGET, packet_id)
@@ -139,7 +151,7 @@ class Inbound:
             if deliveries.get(packet_id) is message:
                 del deliveries[packet_id]
             if reason_code or message.answer_properties:
-                writes.append(fit_ack(MQTTPubAckPacket, packet_id, reason_code, message.answer_properties or MQTTPubAckProps.EMPTY, link))
+                writes.append(_fit_ack(MQTTPubAckPacket, packet_id, reason_code, message.answer_properties or MQTTPubAckProps.EMPTY, link))
             else:
                 writes.append(b"\x40\x02" + encode_uint16(packet_id))  # [MQTT-4.3.2-4]
 
@@ -164,16 +176,62 @@ class Inbound:
             if reason_code or message.answer_properties:
                 properties = message.answer_properties
                 writes.append(
-                    fit_ack(
+                    _fit_ack(
                         MQTTPubRecPacket,
                         packet_id,
                         reason_code,
-                        MQTTPubRecProps(ReasonString=properties.ReasonString, UserProperty=properties.UserProperty) if properties else MQTTPubRecProps.EMPTY,
+                        MQTTPubRecProps(ReasonString=properties.ReasonString, UserProperty=properties.UserProperty)
+                        if properties
+                        else MQTTPubRecProps.EMPTY,
                         link,
                     )
                 )
             else:
                 writes.append(b"\x50\x02" + encode_uint16(packet_id))
+
+    # ---- messages without a callback -----------------------------------------------------------------------------------------------------
+
+    def hold(self, message: Message, now: float, link: Link | None) -> None:
+        """Hold a message that matches no callback, for a `subscribe` to come."""
+        if message.answer is not None:
+            return
+        self.unmatched.append((now + self.settings.unmatched_s, message))
+        if len(self.unmatched) > UNMATCHED_MAX:
+            self._give_up(link)
+
+    def match_held(self, subscriptions: Subscriptions) -> None:
+        """Hand over the held messages that match a callback by now."""
+        held = self.unmatched
+        if not held:
+            return
+        self.unmatched = deque()
+        for entry in held:
+            message = entry[1]
+            if message.answer is not None:
+                continue
+            if subscriptions.tree.match(message.topic):
+                self.baskets.events.append(message)
+            else:
+                self.unmatched.append(entry)
+
+    def deadline(self) -> float | None:
+        """Return when the first held message is given up."""
+        return self.unmatched[0][0] if self.unmatched else None
+
+    def tick(self, now: float, link: Link | None) -> None:
+        """Give up the messages that were held for long enough."""
+        while self.unmatched and self.unmatched[0][0] <= now:
+            self._give_up(link)
+
+    def _give_up(self, link: Link | None) -> None:
+        """Acknowledge a message that nobody came for [MQTT-4.5.0-2], count it, and say so."""
+        _, message = self.unmatched.popleft()
+        if message.answer is not None:
+            return
+        self.unmatched_count += 1
+        self.answer(message, 0, None, link)
+        text = f"a QoS {message.qos} message to {message.topic!r} matched no callback; it was acknowledged and dropped ({self.unmatched_count} so far)"
+        self.baskets.events.append(Report(_WARNING, text))
 
     # ---- sessions ------------------------------------------------------------------------------------------------------------------------
 
@@ -185,14 +243,25 @@ class Inbound:
         self.deliveries.clear()
 
 
-def fit_ack(
-    kind: type[MQTTPubAckPacket] | type[MQTTPubRecPacket],
+def check_answer(reason_code: object, properties: object) -> None:
+    """Raise `ArgumentError` if a client can't send this in a PUBACK or PUBREC [MQTT-3.4.2-1] [MQTT-3.5.2-1]."""
+    if not isinstance(reason_code, int) or reason_code not in CLIENT_REASON_CODES[PacketType.PUBACK]:
+        raise ArgumentError(
+            f"reason_code is {reason_code!r}, and a client's PUBACK or PUBREC can't carry it (sections 3.4.2.1 and 3.5.2.1)"
+        )
+    if properties is not None and not isinstance(properties, MQTTPubAckProps):
+        raise ArgumentError(f"properties is {properties!r:.100}, expected MQTTPubAckProps")
+
+
+def _fit_ack(
+    kind: type[MQTTPubAckPacket | MQTTPubRecPacket],
     packet_id: int,
     reason_code: int,
     properties: MQTTPubAckProps | MQTTPubRecProps,
     link: Link,
 ) -> bytes:
     """Encode an acknowledgement; what would make it larger than the server accepts is left out [MQTT-3.4.2-2] [MQTT-3.4.2-3]."""
+    data = b""
     for attempt in (properties, properties.replace(UserProperty=()), type(properties).EMPTY):
         data = kind(packet_id, reason_code, attempt).encode()  # type: ignore[arg-type]
         if len(data) <= link.packet_size_max:

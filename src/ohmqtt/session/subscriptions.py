@@ -3,22 +3,35 @@
 A subscription is sent on connect and again when the server lost the session. Requests that no link lived to see answered are sent again,
 with the same handle. Where filters overlap, Subscription Identifiers tell whose copy a message is; where they don't, none are used, so
 that the common case doesn't pay for a property on each message.
+
+Its invariant: a subscription without an identifier overlaps no other one.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError, CancelledError, ClientClosedError, MQTTError, ProtocolError, ServerLimitError, SubscribeError, UnsubscribeError
+from ..errors import (
+    ArgumentError,
+    CancelledError,
+    ClientClosedError,
+    MQTTError,
+    PacketTooLargeError,
+    ProtocolError,
+    ServerLimitError,
+    SubscribeError,
+    UnsubscribeError,
+)
 from ..mqtt_spec import VARINT_MAX, reason_name
 from ..packet import MQTTSubAckPacket, MQTTSubscribePacket, MQTTSubscription, MQTTUnsubscribePacket
 from ..property import MQTTSubscribeProps
 from ..records import Report, Request, Subscription
-from ..topic import TopicTree, is_shared, matches
+from ..topic import TopicTree, is_shared
+from .policy import REQUEST_DISCONNECT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ..link import Link
     from ..packet import MQTTUnsubAckPacket
@@ -26,12 +39,12 @@ if TYPE_CHECKING:
     from .baskets import Baskets
     from .outbound import Outbound
 
-__all__ = ["Subscriptions"]
+__all__ = ["FILTERS_PER_PACKET_MAX", "Subscriptions", "check_filters"]
 
 FILTERS_PER_PACKET_MAX = 500
-"""How many filters are put into one SUBSCRIBE when all are sent again."""
+"""How many filters are put into one SUBSCRIBE of our own."""
 
-WARNING = 30
+_WARNING = 30
 
 
 class Subscriptions:
@@ -41,7 +54,8 @@ class Subscriptions:
         self.baskets = baskets
         self.outbound = outbound
         self.tree: TopicTree[Subscription] = TopicTree()
-        self.by_identifier: dict[int, list[Subscription]] = {}
+        # Subscription Identifiers in use, and how many subscriptions have each.
+        self.identifiers: dict[int, int] = {}
         self.last_identifier = 0
         self.pending: deque[Request] = deque()
 
@@ -51,96 +65,152 @@ class Subscriptions:
         """Declare the subscriptions of `request` and ask for them."""
         if link is not None:
             self._check(request, link)
-        own_identifier = request.properties.SubscriptionIdentifier or 0  # type: ignore[union-attr]
-        own_filters = {subscription.options.topic_filter for subscription in request.subscriptions}
-        others = {other for topic_filter in own_filters for other in self.tree.overlapping(topic_filter)} - own_filters
-        again: list[Subscription] = []
-        for other in sorted(others):
-            known = self.tree.get(other)
+        tree = self.tree
+        identifier: int = request.properties.SubscriptionIdentifier or 0  # type: ignore[union-attr]
+        reusable = 0
+        # The same filter twice in a call: the last one counts, as at the server.
+        own = {subscription.options.topic_filter: subscription for subscription in request.subscriptions}
+        for topic_filter, subscription in own.items():
+            before = tree.get(topic_filter)
+            if before is not None:
+                reusable = before.identifier
+                self._set_identifier(before, 0)
+            tree[topic_filter] = subscription  # [MQTT-3.8.4-3]
+        others: set[str] = set()
+        tangled: list[Subscription] = []
+        for topic_filter, subscription in own.items():
+            overlapping = tree.overlapping(topic_filter)
+            others.update(other for other in overlapping if other not in own)
+            if any(other in own and other != topic_filter for other in overlapping):
+                tangled.append(subscription)
+        separate: list[Subscription] = []
+        if not identifier:
+            # Filters of one call that overlap are told apart as well; all but one get their identifier with a SUBSCRIBE of their own.
+            separate = tangled[1:]
+            if others or tangled:
+                # Of what is replaced, messages may be under way: alone, its successor answers to the same identifier.
+                identifier = (reusable if len(own) == 1 else 0) or self._new_identifier()
+        fresh = self._identify(others)
+        for subscription in request.subscriptions:
+            # One that the same call replaced is not in the tree, but the identifier of the request is the one of its first.
+            subscription.identifier = identifier
+        for subscription in own.values():
+            self._count(identifier, 1)
+            if subscription in separate:
+                self._set_identifier(subscription, self._new_identifier())
+        available = link is None or link.identifiers_available
+        # The older ones first, so that no message can come that names the newer one alone. Retain Handling 2: retained messages came or
+        # come with the first SUBSCRIBE.
+        if available:
+            self.pending.extend(self._requests(fresh, retain_handling=2))
+        self.pending.append(request)
+        if available:
+            for subscription in separate:
+                self.pending.extend(self._requests([subscription], retain_handling=2))
+
+    def _identify(self, topic_filters: Iterable[str]) -> list[Subscription]:
+        """Give an identifier to those of the filters that have none, and return them. They overlap each other nowhere, so one will do."""
+        fresh: list[Subscription] = []
+        identifier = 0
+        for topic_filter in sorted(topic_filters):
+            known = self.tree.get(topic_filter)
             assert known is not None
             if not known.identifier:
-                # The older one gets an identifier first, so that no message can come that names the newer one alone.
-                known.identifier = self._new_identifier()
-                again.append(known)
-                self.by_identifier[known.identifier] = [known]
-        identifier = own_identifier or (self._new_identifier() if others else 0)
-        for subscription in request.subscriptions:
-            topic_filter = subscription.options.topic_filter
-            replaced = self.tree.get(topic_filter)
-            if replaced is not None:
-                self._unlist(replaced)
-            subscription.identifier = identifier
-            self.tree[topic_filter] = subscription  # [MQTT-3.8.4-3]
-            if identifier:
-                self.by_identifier.setdefault(identifier, []).append(subscription)
-        for subscription in again:
-            # Retain Handling 2: retained messages came with the first SUBSCRIBE.
-            self._send_again([subscription], retain_handling=2)
-        self.pending.append(request)
+                identifier = identifier or self._new_identifier()
+                self._set_identifier(known, identifier)
+                fresh.append(known)
+        return fresh
 
     def unsubscribe(self, request: Request, link: Link | None) -> None:
         """Ask the server to end subscriptions; their callbacks stay until it has."""
         if link is not None:
             self._check(request, link)
+        # What is subscribed anew behind this request is not ended by it.
+        request.ends = tuple(known for item in request.items if (known := self.tree.get(str(item))) is not None)
         self.pending.append(request)
 
     def cancel(self, request: Request) -> bool:
-        """Give a request up. If it was sent, its identifier stays in use until the answer or the end of the link."""
+        """Give a request up, and what it declared. If it was sent, its identifier stays in use until the answer or the end of the link."""
         if request.settled:
             return False
-        self._settle(request, CancelledError("cancelled"))
+        for subscription in request.subscriptions:
+            self._remove(subscription)
+        self._settle(request, CancelledError("cancelled: if the request was sent, the server may act on it all the same"))
         return True
 
     def _new_identifier(self) -> int:
         while True:
             self.last_identifier = self.last_identifier % VARINT_MAX + 1
-            if self.last_identifier not in self.by_identifier:
+            if self.last_identifier not in self.identifiers:
                 return self.last_identifier
 
-    def _unlist(self, subscription: Subscription) -> None:
-        listed = self.by_identifier.get(subscription.identifier)
-        if listed is not None and subscription in listed:
-            listed.remove(subscription)
-            if not listed:
-                del self.by_identifier[subscription.identifier]
+    def _count(self, identifier: int, change: int) -> None:
+        if identifier:
+            count = self.identifiers.get(identifier, 0) + change
+            if count:
+                self.identifiers[identifier] = count
+            else:
+                del self.identifiers[identifier]
+
+    def _set_identifier(self, subscription: Subscription, identifier: int) -> None:
+        self._count(subscription.identifier, -1)
+        subscription.identifier = identifier
+        self._count(identifier, 1)
+
+    def _remove(self, subscription: Subscription) -> None:
+        topic_filter = subscription.options.topic_filter
+        if self.tree.get(topic_filter) is subscription:
+            self._set_identifier(subscription, 0)
+            del self.tree[topic_filter]
 
     def _check(self, request: Request, link: Link) -> None:
         """Raise if the server has said that it can't do this (section 3.2.2.3)."""
         for item in request.items:
-            topic_filter = item.topic_filter if isinstance(item, MQTTSubscription) else item
             if isinstance(item, MQTTSubscription):
+                topic_filter = item.topic_filter
                 if is_shared(topic_filter) and not link.shared_available:
                     raise ServerLimitError(f"topic filter {topic_filter!r} is shared, and the server's Shared Subscription Available is 0")
                 if ("+" in topic_filter or "#" in topic_filter) and not link.wildcard_available:
-                    raise ServerLimitError(f"topic filter {topic_filter!r} has a wildcard, and the server's Wildcard Subscription Available is 0")
+                    raise ServerLimitError(
+                        f"topic filter {topic_filter!r} has a wildcard, and the server's Wildcard Subscription Available is 0"
+                    )
         if getattr(request.properties, "SubscriptionIdentifier", None) and not link.identifiers_available:
             raise ServerLimitError("SubscriptionIdentifier is given, and the server's Subscription Identifier Available is 0")
-        # The identifier that we may add ourselves takes up to five bytes.
         link.check_size("SUBSCRIBE" if request.subscriptions else "UNSUBSCRIBE", len(self._encode(request, link)))
 
     # ---- the wire ----------------------------------------------------------------------------------------------------------------------------
 
     def pump(self, link: Link) -> None:
         """Write the requests that wait. They need no quota [MQTT-3.3.4-8]."""
-        while self.pending:
-            request = self.pending[0]
+        pending = self.pending
+        while pending:
+            request = pending[0]
             if request.settled:
-                self.pending.popleft()
+                pending.popleft()
+                continue
+            try:
+                self._check(request, link)
+            except MQTTError as error:
+                pending.popleft()
+                half = len(request.subscriptions) // 2
+                if half and _is_ours(request) and isinstance(error, PacketTooLargeError):
+                    # We put these together, so we can take them apart.
+                    for part in (slice(half, None), slice(half)):
+                        items: tuple[Any, ...] = request.items[part]
+                        pending.appendleft(Request(items, request.properties, request.subscriptions[part]))
+                else:
+                    self._refuse(request, error)
                 continue
             packet_id = self.outbound.allocate()
             if not packet_id:
                 return
-            self.pending.popleft()
+            pending.popleft()
             request.packet_id = packet_id
-            try:
-                self._check(request, link)
-            except MQTTError as error:
-                self._settle(request, error)
-                continue
             self.outbound.requests[packet_id] = request
             self.baskets.writes.append(self._encode(request, link))
 
-    def _encode(self, request: Request, link: Link) -> bytes:
+    @staticmethod
+    def _encode(request: Request, link: Link) -> bytes:
         packet_id = request.packet_id or 1
         properties = request.properties
         if not request.subscriptions:
@@ -150,58 +220,55 @@ class Subscriptions:
             properties = properties.replace(SubscriptionIdentifier=identifier)
         return MQTTSubscribePacket(packet_id, request.items, properties).encode()  # type: ignore[arg-type]
 
+    def _answered(self, packet_id: int, reason_codes: Sequence[int], name: str) -> Request | None:
+        """Return the request that is answered, None if it is none of ours; raise if the answer doesn't fit."""
+        request = self.outbound.requests.get(packet_id)
+        if request is None:
+            return None
+        expected = "SUBACK" if request.subscriptions else "UNSUBACK"
+        if name != expected or len(reason_codes) != len(request.items):  # [MQTT-3.8.4-6]
+            raise ProtocolError(
+                f"{name} with {len(reason_codes)} reason codes for packet identifier {packet_id}: expected {expected} with {len(request.items)}"
+            )
+        del self.outbound.requests[packet_id]
+        return request
+
     def suback(self, packet: MQTTSubAckPacket) -> None:
         """Receive a SUBACK: one reason code for each filter, in order [MQTT-3.9.3-1]."""
-        request = self.outbound.requests.get(packet.packet_id)
+        request = self._answered(packet.packet_id, packet.reason_codes, "SUBACK")
         if request is None:
             return
-        if not request.subscriptions or len(packet.reason_codes) != len(request.items):  # [MQTT-3.8.4-6]
-            raise ProtocolError(
-                f"SUBACK with {len(packet.reason_codes)} reason codes for packet identifier {packet.packet_id}: expected {len(request.subscriptions)}"
-            )
-        del self.outbound.requests[packet.packet_id]
         refused = []
         for subscription, code in zip(request.subscriptions, packet.reason_codes):
-            topic_filter = subscription.options.topic_filter
             if code < 0x80:
                 subscription.granted = code
                 continue
-            refused.append(f"{topic_filter!r}: {reason_name(code)}")
-            if self.tree.get(topic_filter) is subscription:
-                self._unlist(subscription)
-                del self.tree[topic_filter]
+            refused.append(f"{subscription.options.topic_filter!r}: {reason_name(code)}")
+            # If only the change of a subscription was refused, what it was before still stands.
+            if not _is_ours(request) or subscription.granted is None:
+                self._remove(subscription)
         if refused:
             text = f"the server refused {len(refused)} of {len(packet.reason_codes)} topic filters: {', '.join(refused[:10])}"
-            if type(request) is Request:
-                self.baskets.events.append(Report(WARNING, text))
+            if _is_ours(request):
+                self.baskets.events.append(Report(_WARNING, text))
             self._settle(request, SubscribeError(text, packet))
         else:
             self._settle(request, packet)
 
     def unsuback(self, packet: MQTTUnsubAckPacket) -> None:
         """Receive an UNSUBACK: one reason code for each filter, in order [MQTT-3.11.3-1]."""
-        request = self.outbound.requests.get(packet.packet_id)
+        request = self._answered(packet.packet_id, packet.reason_codes, "UNSUBACK")
         if request is None:
             return
-        if request.subscriptions or len(packet.reason_codes) != len(request.items):
-            raise ProtocolError(f"UNSUBACK with {len(packet.reason_codes)} reason codes for packet identifier {packet.packet_id}")
-        del self.outbound.requests[packet.packet_id]
-        refused = []
-        for item, code in zip(request.items, packet.reason_codes):
-            if code >= 0x80:
-                refused.append(f"{item!r}: {reason_name(code)}")
-            else:
-                self._remove(str(item))
+        refused = {str(item): reason_name(code) for item, code in zip(request.items, packet.reason_codes) if code >= 0x80}
+        for subscription in request.ends:
+            if subscription.options.topic_filter not in refused:
+                self._remove(subscription)
         if refused:
-            self._settle(request, UnsubscribeError(f"the server refused to end {len(refused)} subscriptions: {', '.join(refused[:10])}", packet))
+            text = ", ".join([f"{topic_filter!r}: {reason}" for topic_filter, reason in refused.items()][:10])
+            self._settle(request, UnsubscribeError(f"the server refused to end {len(refused)} subscriptions: {text}", packet))
         else:
             self._settle(request, packet)
-
-    def _remove(self, topic_filter: str) -> None:
-        subscription = self.tree.get(topic_filter)
-        if subscription is not None:
-            self._unlist(subscription)
-            del self.tree[topic_filter]
 
     def _settle(self, request: Request, outcome: MQTTSubAckPacket | MQTTUnsubAckPacket | MQTTError) -> None:
         if not request.settled:
@@ -209,69 +276,144 @@ class Subscriptions:
             request.outcome = outcome
             self.baskets.resolved.append(request)
 
+    def _refuse(self, request: Request, error: MQTTError) -> None:
+        """This server can't take `request`: it and what it declared end here."""
+        for subscription in request.subscriptions:
+            self._remove(subscription)
+        if _is_ours(request):
+            filters = ", ".join([repr(subscription.options.topic_filter) for subscription in request.subscriptions][:10])
+            self.baskets.events.append(Report(_WARNING, f"the server can't take the subscription to {filters} any more: {error}"))
+        self._settle(request, error)
+
     # ---- the life of links and sessions --------------------------------------------------------------------------------------------------------
 
-    def link_lost(self) -> None:
+    def link_lost(self, error: MQTTError) -> None:
         """Requests without an answer are sent again on the next link; their identifiers are free."""
-        unanswered = [request for request in self.outbound.requests.values() if not request.settled]
+        again: list[Request] = []
+        packet = getattr(error, "packet", None)
+        blamed = packet is not None and packet.reason_code in REQUEST_DISCONNECT
+        for request in self.outbound.requests.values():
+            if request.settled:
+                # A cancelled UNSUBSCRIBE of which nobody knows whether the server acted on it: what it would have ended is asked for again.
+                for subscription in request.ends:
+                    subscription.granted = None
+            elif blamed:
+                # Answers come in order: the first one without is what the server closed upon. It must not become a reconnect loop.
+                blamed = False
+                self._refuse(request, error)
+            else:
+                again.append(request)
         self.outbound.requests.clear()
-        self.pending.extendleft(reversed(unanswered))
+        self.pending.extendleft(reversed(again))
+
+    def session_lost(self) -> None:
+        """The server knows none of the subscriptions any more."""
+        for _, subscription in self.tree:
+            subscription.granted = None
 
     def resume(self, session_present: bool) -> None:
         """Send what the server doesn't know: everything if the session is new, else what this process never got an answer for."""
-        asked = {id(subscription) for request in self.pending for subscription in request.subscriptions}
+        asked = {id(subscription) for request in self.pending if not _is_ours(request) for subscription in request.subscriptions}
+        if not session_present:
+            self.session_lost()
+            # Our own requests were about what the old session had; those about requests that are still to come keep their place.
+            self.pending = deque(
+                request for request in self.pending if not _is_ours(request) or any(id(member) in asked for member in request.subscriptions)
+            )
+        for request in self.pending:
+            if not request.settled:
+                # What is about to be ended isn't asked for.
+                asked.update(id(subscription) for subscription in (*request.subscriptions, *request.ends))
         by_identifier: dict[int, list[Subscription]] = {}
         for _, subscription in self.tree:
-            if not session_present:
-                subscription.granted = None
             if subscription.granted is None and id(subscription) not in asked:
                 by_identifier.setdefault(subscription.identifier, []).append(subscription)
         requests: list[Request] = []
-        for subscriptions in by_identifier.values():
-            for i in range(0, len(subscriptions), FILTERS_PER_PACKET_MAX):
-                requests += self._requests(subscriptions[i : i + FILTERS_PER_PACKET_MAX])
-        # Before the requests of the user: an UNSUBSCRIBE among them must come after what it ends.
+        for members in by_identifier.values():
+            requests += self._requests(members)
+        # Before the requests of the user, which came later.
         self.pending.extendleft(reversed(requests))
 
-    def _requests(self, subscriptions: Sequence[Subscription], retain_handling: int | None = None) -> list[Request]:
+    @staticmethod
+    def _requests(subscriptions: Sequence[Subscription], retain_handling: int | None = None) -> list[Request]:
         """Return requests for subscriptions of one identifier; User Properties differ from call to call and split them."""
         found: dict[tuple[tuple[str, str], ...], list[Subscription]] = {}
         for subscription in subscriptions:
             found.setdefault(subscription.user_properties, []).append(subscription)
         requests = []
         for user_properties, members in found.items():
+            properties = MQTTSubscribeProps(UserProperty=user_properties)
             items = [member.options for member in members]
             if retain_handling is not None:
                 items = [
-                    MQTTSubscription(item.topic_filter, item.max_qos, item.no_local, item.retain_as_published, retain_handling) for item in items
+                    MQTTSubscription(item.topic_filter, item.max_qos, item.no_local, item.retain_as_published, retain_handling)
+                    for item in items
                 ]
-            requests.append(Request(items, MQTTSubscribeProps(UserProperty=user_properties), members))
+            for i in range(0, len(items), FILTERS_PER_PACKET_MAX):
+                part = slice(i, i + FILTERS_PER_PACKET_MAX)
+                requests.append(Request(items[part], properties, members[part]))
         return requests
-
-    def _send_again(self, subscriptions: Sequence[Subscription], retain_handling: int) -> None:
-        self.pending.extend(self._requests(subscriptions, retain_handling))
 
     def close_out(self) -> None:
         """Settle every open request: the client says goodbye."""
         for request in (*self.outbound.requests.values(), *self.pending):
+            if _is_ours(request):
+                # Never answered, so it is asked for again at the next connect.
+                for subscription in request.subscriptions:
+                    subscription.granted = None
             self._settle(request, ClientClosedError("the client was closed before the server answered"))
         self.outbound.requests.clear()
         self.pending.clear()
 
     # ---- dispatch --------------------------------------------------------------------------------------------------------------------------------
 
-    def due(self, message: Message) -> tuple[Subscription, ...]:
-        """Return the subscriptions that `message` is due to: those it names, or all that match if it names none."""
+    def due(self, message: Message) -> tuple[Subscription, ...] | None:
+        """Return the subscriptions that `message` is due to: those it names, or all that match if it names none.
+
+        None: their callbacks run for another copy of the message, so this one is only to be acknowledged.
+        """
+        matching = self.tree.match(message.topic)
         identifiers = message.properties.SubscriptionIdentifier
-        if not identifiers:
-            return self.tree.match(message.topic)
-        found: list[Subscription] = []
-        for identifier in identifiers:
-            for subscription in self.by_identifier.get(identifier, ()):
-                if subscription not in found and matches(subscription.options.topic_filter, message.topic):
-                    found.append(subscription)
-        # An identifier that we no longer know (a subscription that was replaced while the message was under way) must not lose the message.
-        return tuple(found) or self.tree.match(message.topic)
+        if not identifiers or not matching:
+            return matching
+        named = [subscription for subscription in matching if subscription.identifier in identifiers]
+        if not named:
+            # Only identifiers that we no longer know (a former process's, or of what was replaced meanwhile) must not lose the message.
+            return matching
+        if len(named) < len(matching) and not message.retain:
+            named = [subscription for subscription in named if not _has_better_copy(subscription, matching, identifiers)]
+        return tuple(named) or None
+
+
+def _is_ours(request: Request) -> bool:
+    """Return whether nobody holds a handle of `request`: we made it ourselves."""
+    return type(request) is Request
+
+
+def _has_better_copy(subscription: Subscription, matching: Sequence[Subscription], identifiers: Sequence[int]) -> bool:
+    """Return whether the callback of `subscription` is sure to run for another copy of the message.
+
+    `matching`: all subscriptions that the message matches; `identifiers`: those that this copy names. The copy that counts is the one of the
+    filter with the highest granted QoS; if there are several, of the first.
+    """
+    granted = subscription.granted
+    if granted is None or is_shared(subscription.options.topic_filter):
+        return False
+    earlier = True
+    for other in matching:
+        if other is subscription:
+            earlier = False
+        elif (
+            other.group == subscription.group
+            and other.identifier not in identifiers
+            and other.identifier
+            and other.granted is not None
+            and (other.granted > granted or (earlier and other.granted == granted))
+            and not other.options.no_local
+            and not is_shared(other.options.topic_filter)
+        ):
+            return True
+    return False
 
 
 def check_filters(items: Sequence[object]) -> None:

@@ -1,0 +1,84 @@
+"""Who the client is for the server, and whether the session there is ours.
+
+Owns the Client Identifier, the identifier that the database belongs to, and the recorded fact that the server may have a session of
+ours. Its invariant: the fact is recorded before a CONNECT that could make it true leaves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import StoreOwnerError
+from ..journal import IDENTITY, SESSION
+
+if TYPE_CHECKING:
+    from ..journal import StoredState
+    from .baskets import Baskets
+
+__all__ = ["Identity"]
+
+
+class Identity:
+    """The Client Identifier [MQTT-3.1.3-2], and what is known about the session that goes with it."""
+
+    __slots__ = ("baskets", "client_id", "epoch", "ours", "ours_before", "owner")
+
+    def __init__(self, baskets: Baskets) -> None:
+        self.baskets = baskets
+        self.client_id = ""
+        self.owner: str | None = None
+        self.ours = False
+        self.epoch = 0
+        # As `ours` was before the CONNECT that is under way.
+        self.ours_before = False
+
+    def recover(self, state: StoredState) -> None:
+        """Take over what a store kept from a former process."""
+        self.owner = state.client_id
+        self.client_id = state.client_id or ""
+        if state.session is not None:
+            epoch, ours = state.session.split()
+            self.epoch = int(epoch)
+            self.ours = ours == "ours"
+
+    def resolve(self, client_id: str) -> str:
+        """Return the identifier to connect with: an empty one becomes the database's.
+
+        :raises StoreOwnerError: the database belongs to another one.
+        """
+        owner = self.owner
+        if owner is None:
+            return client_id
+        if client_id and client_id != owner:
+            raise StoreOwnerError(f"the database belongs to client id {owner!r}, not to {client_id!r}: use another db_path, or that id")
+        return owner
+
+    def is_another(self, client_id: str) -> bool:
+        """Return whether `client_id` names another session than the one of which something may be left."""
+        return client_id != self.client_id and (self.ours or bool(self.client_id))
+
+    def claim(self, client_id: str) -> None:
+        """Use this identifier from now on; a database without an owner belongs to it from now on [MQTT-3.1.3-7]."""
+        self.client_id = client_id
+        if self.baskets.durable and client_id and self.owner is None:
+            self.owner = client_id
+            self.baskets.record(IDENTITY, client_id)
+
+    def greet(self) -> None:
+        """A CONNECT is about to be handed to the wire: from here on the server may have a session of ours, whatever becomes of the answer."""
+        # An empty identifier names no session that there could have been before.
+        self.ours_before = self.ours and bool(self.client_id)
+        if not self.ours:
+            self.own(True)
+
+    def refused(self) -> None:
+        """The server has made no session for our CONNECT."""
+        if not self.ours_before and self.ours:
+            self.own(False)
+
+    def own(self, ours: bool) -> None:
+        """Record whether the server may have a session of ours; each session that we begin has a number."""
+        self.ours = ours
+        if ours:
+            self.epoch += 1
+        self.baskets.record(SESSION, f"{self.epoch} {'ours' if ours else 'none'}")
