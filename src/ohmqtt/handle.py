@@ -6,7 +6,7 @@ or without a global interpreter lock; a waiter is made only when somebody waits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from .packet import MQTTSubAckPacket, MQTTUnsubAckPacket
 from .records import Outgoing, Request
@@ -14,23 +14,34 @@ from .records import Outgoing, Request
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .client import Client
     from .packet import MQTTPubAckPacket, MQTTPubCompPacket, MQTTPubRecPacket, MQTTSubscription
     from .property import MQTTSubscribeProps, MQTTUnsubscribeProps
     from .records import Options, Subscription
 
-__all__ = ["PublishHandle", "SubscribeHandle", "UnsubscribeHandle"]
+__all__ = ["PublishHandle", "SubscribeHandle", "UnsubscribeHandle", "Waits"]
+
+
+class Waits(Protocol):
+    """Whom a handle asks: the driver of its client."""
+
+    def wait(self, request: Outgoing | Request, timeout: float | None) -> None:
+        """Wait until `request` is resolved."""
+        ...
+
+    def cancel(self, request: Outgoing | Request) -> bool:
+        """Give `request` up; False if its outcome is known already."""
+        ...
 
 
 class PublishHandle(Outgoing):
     """A publication on its way. Made by `Client.publish`."""
 
-    __slots__ = ("__weakref__", "_client")
+    __slots__ = ("__weakref__", "_driver")
 
     def __init__(
-        self, client: Client, topic_field: bytes, payload: bytes, qos: int, first: int, properties: bytes = b"\0", options: Options | None = None
+        self, driver: Waits, topic_field: bytes, payload: bytes, qos: int, first: int, properties: bytes = b"\0", options: Options | None = None
     ) -> None:
-        self._client = client
+        self._driver = driver
         self.topic_field = topic_field
         self.payload = payload
         self.qos = qos
@@ -59,7 +70,7 @@ class PublishHandle(Outgoing):
         :raises ConnectError: the client has stopped trying to connect, for that reason; the publication is still queued.
         """
         if not self.done:
-            self._client._wait(self, timeout)
+            self._driver.wait(self, timeout)
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.ack
@@ -70,7 +81,7 @@ class PublishHandle(Outgoing):
         :raises WaitTimeoutError: not resolved within `timeout` seconds.
         """
         if not self.done:
-            self._client._wait(self, timeout)
+            self._driver.wait(self, timeout)
         return self.outcome if isinstance(self.outcome, Exception) else None
 
     def is_done(self) -> bool:
@@ -82,7 +93,7 @@ class PublishHandle(Outgoing):
 
         If it was sent, its packet identifier stays in use until the server's acknowledgement, which nobody hears of.
         """
-        return self._client._cancel(self)
+        return self._driver.cancel(self)
 
     def __repr__(self) -> str:
         state = "resolved" if self.done else "pending"
@@ -92,21 +103,21 @@ class PublishHandle(Outgoing):
 class _RequestHandle(Request):
     """What the handles of SUBSCRIBE and UNSUBSCRIBE share."""
 
-    __slots__ = ("__weakref__", "_client")
+    __slots__ = ("__weakref__", "_driver")
 
     def __init__(
         self,
-        client: Client,
+        driver: Waits,
         items: Sequence[MQTTSubscription] | Sequence[str],
         properties: MQTTSubscribeProps | MQTTUnsubscribeProps,
         subscriptions: Sequence[Subscription] = (),
     ) -> None:
         super().__init__(items, properties, subscriptions)
-        self._client = client
+        self._driver = driver
 
     def _result(self, timeout: float | None) -> object:
         if not self.done:
-            self._client._wait(self, timeout)
+            self._driver.wait(self, timeout)
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
@@ -117,7 +128,7 @@ class _RequestHandle(Request):
         :raises WaitTimeoutError: not resolved within `timeout` seconds.
         """
         if not self.done:
-            self._client._wait(self, timeout)
+            self._driver.wait(self, timeout)
         return self.outcome if isinstance(self.outcome, Exception) else None
 
     def is_done(self) -> bool:
@@ -126,7 +137,7 @@ class _RequestHandle(Request):
 
     def cancel(self) -> bool:
         """Stop waiting for the answer; False if it came already. The server may act on the request all the same."""
-        return self._client._cancel(self)
+        return self._driver.cancel(self)
 
 
 class SubscribeHandle(_RequestHandle):

@@ -10,10 +10,10 @@ import os
 import threading
 import warnings
 import weakref
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..address import Address, parse_address
 from ..errors import ArgumentError, ConnectError, MQTTError, QueueFullError, StateError, StoreError, WaitTimeoutError
 from ..handle import PublishHandle, SubscribeHandle, UnsubscribeHandle
 from ..link import encode_topic_field
@@ -22,11 +22,23 @@ from ..packet import MQTTConnectPacket, MQTTSubscribePacket, MQTTSubscription, M
 from ..property import MQTTConnectProps, MQTTDisconnectProps, MQTTPublishProps, MQTTSubscribeProps, MQTTUnsubscribeProps
 from ..records import Options, State, Subscription
 from ..session import IDLE, STOPPED, QueuePolicy, SessionSettings
-from ..session.core import check_disconnect
+from ..session.policy import check_disconnect
 from ..session.subscriptions import check_filters
 from ..store import SQLiteStore
 from ..topic import validate_topic_filter, validate_topic_name
 from ..topic_alias import AliasPolicy
+from .arguments import (
+    check_address,
+    check_connect_properties,
+    check_qos,
+    check_timeout,
+    check_transport_options,
+    check_will,
+    copy_payload,
+    encode_password,
+    expect,
+    left,
+)
 from .driver import Driver
 
 if TYPE_CHECKING:
@@ -34,6 +46,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
+    from typing_extensions import Self
+
+    from ..address import Address
     from ..auth import Authenticator
     from ..journal import StoredMessage
     from ..packet import MQTTAuthPacket, MQTTConnAckPacket, MQTTDisconnectPacket, MQTTPublishPacket
@@ -99,7 +114,8 @@ class Client:
             store = SQLiteStore(db_path, fast=db_fast)
         self._settings = settings if settings is not None else SessionSettings()
         driver = Driver(self._settings, store, weakref.ref(self), manual_ack)
-        driver.make_message = self._restored
+        # Not a method: the driver must not keep the client alive, which is collected while its threads run if its owner drops it.
+        driver.make_message = partial(restored, driver)
         self._driver = driver
         if store is not None:
             try:
@@ -159,22 +175,19 @@ class Client:
         :raises StoreOwnerError: the database belongs to another client id.
         """
         driver = self._usable()
-        target = parse_address(address) if isinstance(address, str) else address
-        if user_name is None:
-            user_name = target.user_name
-        if password is None:
-            password = target.password
-        if isinstance(password, str):
-            password = password.encode()
-        properties = MQTTConnectProps.EMPTY if connect_properties is None else connect_properties
-        if authenticator is not None:
-            properties = properties.replace(AuthenticationMethod=authenticator.method, AuthenticationData=None)
-        elif properties.AuthenticationMethod is not None:
-            raise ArgumentError("connect_properties name an AuthenticationMethod, and no authenticator is given to answer the server")
-        packet = MQTTConnectPacket(client_id, clean_start, keep_alive, will, user_name, password, properties)
+        target = check_address(address)
+        properties = check_connect_properties(connect_properties, authenticator)
+        check_will(will)
+        packet = MQTTConnectPacket(
+            client_id,
+            clean_start,
+            keep_alive,
+            will,
+            target.user_name if user_name is None else user_name,
+            target.password if password is None else encode_password(password),
+            properties,
+        )
         packet.encode()
-        if not isinstance(connect_timeout, (int, float)) or not 0 < connect_timeout <= 86_400:
-            raise ArgumentError(f"connect_timeout is {connect_timeout!r}, expected more than 0 and at most 86,400 s")
         options: dict[str, Any] = {
             "address": target,
             "timeout_s": connect_timeout,
@@ -185,12 +198,12 @@ class Client:
             "socket_options": tuple(socket_options),
             "tcp_nodelay": tcp_nodelay,
         }
-        check_transport_options(target, options)
+        check_transport_options(options)
         with self._lock:
             driver.check()
             self._session.connect(packet, monotonic())
-            driver.connect_options = options
-            driver.authenticator = authenticator
+            driver.opening.options = options
+            driver.opening.authenticator = authenticator
             number = self._session.baskets.turn_number
         driver.flush(number)
 
@@ -203,6 +216,7 @@ class Client:
         :raises AuthenticationError: the authenticator refused the server.
         """
         driver = self._usable()
+        timeout = check_timeout(timeout)
         session = self._session
         with self._lock:
             if session.phase == IDLE and session.link is None:
@@ -254,9 +268,11 @@ class Client:
         :raises StateError: not connected, no authenticator, or a re-authentication is under way.
         """
         driver = self._usable()
-        authenticator = driver.authenticator
+        authenticator = driver.opening.authenticator
         if authenticator is None:
             raise StateError("auth() needs an authenticator in connect(): without an Authentication Method a client must not send AUTH")
+        with self._lock:
+            self._session.authentication.check()
         data = authenticator.start()
         with self._lock:
             driver.check()
@@ -293,13 +309,13 @@ class Client:
         handle = self._outgoing(topic, payload, qos, retain, properties, alias_policy)
         driver: Driver = self._driver  # type: ignore[assignment]
         with self._lock:
-            if driver.closed or driver.closing:
-                self._usable()
+            if driver.closing:
+                driver.check()
             try:
                 self._session.publish(handle)
             except QueueFullError:
                 self._publish_when_room(handle)
-            if driver.store is None:
+            if driver.commits is None:
                 if driver.sleeping:
                     driver.sleeping = False
                     driver.wake_now()
@@ -308,7 +324,7 @@ class Client:
                 return handle
             number = self._session.baskets.turn_number
         if qos:
-            driver.settle(number)
+            driver.commits.settle(number)
             self._raise_store_error(handle)
         driver.flush(number)
         return handle
@@ -333,8 +349,7 @@ class Client:
         number = 0
         error: MQTTError | None = None
         with self._lock:
-            if driver.closed or driver.closing:
-                self._usable()
+            driver.check()
             for handle in handles:
                 try:
                     self._session.publish(handle)
@@ -349,8 +364,6 @@ class Client:
                     error = caught
                     break
             number = self._session.baskets.turn_number
-            if driver.store is None:
-                driver.pass_turn(monotonic())
         driver.flush(number)
         for handle in handles:
             self._raise_store_error(handle)
@@ -374,7 +387,9 @@ class Client:
             topic_field = self._topic_field(topic)
         if type(payload) is not bytes:
             payload = copy_payload(payload)
-        if qos not in (0, 1, 2) or qos.__class__ is bool:
+        if qos.__class__ is not int:
+            qos = check_qos(qos)
+        if not 0 <= qos <= 2:
             raise ArgumentError(f"qos is {qos!r}, expected 0, 1 or 2")  # [MQTT-3.3.1-4]
         encoded = b"\0"
         options = None
@@ -403,8 +418,7 @@ class Client:
             raise ArgumentError(f"alias_policy is ALWAYS with qos {qos}: it is for QoS 0, because a message that is sent again may find no alias")
         if properties is None:
             properties = MQTTPublishProps.EMPTY
-        if not isinstance(properties, MQTTPublishProps):
-            raise ArgumentError(f"properties is {properties!r:.100}, expected MQTTPublishProps")
+        expect("properties", properties, MQTTPublishProps, "MQTTPublishProps or None")
         if properties.TopicAlias is not None:
             raise ArgumentError(f"TopicAlias is {properties.TopicAlias}: aliases belong to a connection, use alias_policy instead")
         if properties.SubscriptionIdentifier:  # [MQTT-3.3.4-6]
@@ -425,7 +439,8 @@ class Client:
         session = self._session
         driver = self._driver
         assert driver is not None
-        if self._settings.queue_policy is not QueuePolicy.WAIT or len(handle.payload) > self._settings.queue_bytes_max:
+        weight = len(handle.payload) + len(handle.topic_field) + len(handle.properties)
+        if self._settings.queue_policy is not QueuePolicy.WAIT or weight > self._settings.queue_bytes_max:
             session.publish(handle)
             return
         while True:
@@ -433,13 +448,13 @@ class Client:
                 session.publish(handle)
                 return
             driver.wake()
-            if driver.store is not None:
+            if driver.commits is not None:
                 self._lock.release()
                 try:
-                    driver.settle()
+                    driver.commits.settle()
                 finally:
                     self._lock.acquire()
-            driver.wait_until(lambda: session.outbound.has_room(handle) or session.connected_link() is None or driver.closed, None)
+            driver.wait_until(lambda: session.outbound.has_room(handle) or session.connected_link() is None or driver.closing, None)
             driver.check()
             if session.outbound.has_room(handle):
                 session.publish(handle)
@@ -449,26 +464,6 @@ class Client:
     def _raise_store_error(handle: PublishHandle) -> None:
         if handle.done and isinstance(handle.outcome, StoreError):
             raise handle.outcome
-
-    def _restored(self, row: StoredMessage) -> PublishHandle:
-        """Make a handle of a stored row."""
-        options = None
-        if row.alias_policy or row.expiry_s is not None:
-            expires_at = None if row.expiry_s is None else monotonic() + row.expiry_s
-            options = Options(AliasPolicy(row.alias_policy), expires_at, row.expiry_s or 0)
-        topic_field = encode_topic_field(row.topic.encode())
-        handle = PublishHandle(
-            self._driver,  # type: ignore[arg-type]
-            topic_field,
-            row.payload,
-            row.qos,
-            0x30 | row.qos << 1 | row.retain,
-            row.properties,
-            options,
-        )
-        handle.sequence = row.sequence
-        handle.packet_id = row.packet_id
-        return handle
 
     def pending(self) -> Iterator[PublishHandle]:
         """Iterate over the unacknowledged QoS 1 and 2 publications, oldest first, those of a former process included.
@@ -485,12 +480,14 @@ class Client:
                 with self._lock:
                     message.claimed = True
                 yield message
-        while driver.store is not None:
-            driver.settle()
-            with driver.commit_lock:
-                rows = driver.store.load_queued(after, self._settings.window_messages, self._settings.window_bytes)
+        commits = driver.commits
+        while commits is not None:
+            commits.settle()
+            with commits.lock:
+                driver.check()
+                rows = commits.store.load_queued(after, self._settings.window_messages, self._settings.window_bytes)
                 with self._lock:
-                    handles = [self._session.outbound.claim(row, self._restored) for row in rows]
+                    handles = [self._session.outbound.claim(row, driver.make_message) for row in rows]
             if not rows:
                 return
             after = rows[-1].sequence
@@ -537,6 +534,7 @@ class Client:
         if callback is not None and not callable(callback):
             raise ArgumentError(f"callback is {callback!r}, expected a function of (client, message)")
         properties = MQTTSubscribeProps.EMPTY if properties is None else properties
+        expect("properties", properties, MQTTSubscribeProps, "MQTTSubscribeProps or None")
         MQTTSubscribePacket(1, tuple(items), properties).encode()
         with self._lock:
             driver.check()
@@ -560,6 +558,7 @@ class Client:
         for item in items:
             validate_topic_filter(item)
         properties = MQTTUnsubscribeProps.EMPTY if properties is None else properties
+        expect("properties", properties, MQTTUnsubscribeProps, "MQTTUnsubscribeProps or None")
         MQTTUnsubscribePacket(1, tuple(items), properties).encode()
         with self._lock:
             driver.check()
@@ -583,6 +582,9 @@ class Client:
         :raises StateError: the threads are running, or another thread is in the loop.
         """
         driver = self._usable()
+        self._loop_once(driver, check_timeout(timeout))
+
+    def _loop_once(self, driver: Driver, timeout: float | None) -> None:
         if driver.thread is not None:
             raise StateError("the loop runs on its own threads: loop_once() and loop_forever() are for clients without")
         if driver.delivery.here():
@@ -590,29 +592,35 @@ class Client:
         if not driver.stepping.acquire(blocking=False):
             raise StateError("another thread is in the loop of this client")
         try:
-            if driver.thread is None:
+            if not driver.closed:
                 driver.step(0.0 if driver.delivery.inbox else timeout)
         finally:
             driver.stepping.release()
+            # Whoever waits on another thread drives the I/O from here on.
+            with self._lock:
+                driver.notify()
         driver.delivery.drain()
+        driver.finish()
 
     def loop_forever(self) -> None:
         """Run `loop_once` until the client is disconnected, closed, or has stopped connecting.
 
         :raises ConnectError, AuthenticationError: why it has stopped.
+        :raises StateError: there was no `connect`, or the threads are running.
         """
         driver = self._usable()
-        while not driver.closed and not driver.closing:
-            self.loop_once(None)
-            if driver.closed:
-                return
+        session = self._session
+        if session.phase == IDLE and session.link is None:
+            raise StateError("loop_forever() before connect()")
+        while not driver.closing:
+            self._loop_once(driver, None)
             with self._lock:
-                ended = self._session.phase in (IDLE, STOPPED) and driver.transport is None and not driver.delivery.inbox
-                failure = self._session.failure
+                ended = session.phase in (IDLE, STOPPED) and session.link is None and not driver.delivery.inbox
             if ended:
-                if failure is not None:
-                    raise failure
+                if session.failure is not None:
+                    raise session.failure
                 return
+        driver.finish()
 
     # ---- the end -------------------------------------------------------------------------------------------------------------------------
 
@@ -632,8 +640,10 @@ class Client:
         driver = self._usable()
         session = self._session
         packet_properties = MQTTDisconnectProps.EMPTY if properties is None else properties
+        expect("properties", packet_properties, MQTTDisconnectProps, "MQTTDisconnectProps or None")
         check_disconnect_call(reason_code, packet_properties, session)
         here = driver.delivery.here()
+        timeout = check_timeout(timeout)
         deadline = None if timeout is None else monotonic() + timeout
 
         def flushed() -> bool:
@@ -641,30 +651,22 @@ class Client:
                 return True
             return session.idle(inbound=not here) and (here or driver.delivery.idle())
 
-        if driver.thread is None and not here:
-            # The callbacks of what was received are run here, between the rounds of I/O.
-            driver.delivery.drain()
+        # Without threads, the callbacks of what was received are run here, between the rounds of I/O.
+        delivery = driver.delivery
+        while driver.thread is None and not here:
+            delivery.drain()
+            with self._lock:
+                driver.wait_until(lambda: flushed() or delivery.waits(), left(deadline))
+                if not delivery.waits() or left(deadline) == 0.0:
+                    break
         with self._lock:
-            while not driver.wait_until(lambda: flushed() or bool(driver.thread is None and not here and driver.delivery.inbox), left(deadline)):
-                break
-            while driver.thread is None and not here and driver.delivery.inbox and left(deadline) != 0.0:
-                self._lock.release()
-                try:
-                    driver.delivery.drain()
-                finally:
-                    self._lock.acquire()
-                driver.wait_until(lambda: flushed() or bool(driver.delivery.inbox), left(deadline))
+            driver.wait_until(flushed, left(deadline))
             if driver.closed:
                 return
             session.disconnect(monotonic(), reason_code, packet_properties)
-            driver.dial_number += 1
-            if driver.store is None:
-                driver.pass_turn(monotonic())
-            driver.wake()
-        if driver.store is not None:
-            driver.settle()
+            driver.opening.give_up()
+        driver.flush()
         with self._lock:
-            driver.wake()
             driver.wait_until(lambda: session.link is None, self._settings.close_timeout_s + 1.0)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT_S) -> None:
@@ -672,11 +674,14 @@ class Client:
         driver = self._driver
         if driver is None or driver.closed or driver.forked:
             return
+        timeout = check_timeout(timeout)
         try:
             self.disconnect(timeout=timeout)
         except StateError:
+            # Somebody else is closing it.
             pass
-        self.shutdown()
+        finally:
+            self.shutdown()
         current = threading.current_thread()
         for thread in (driver.thread, driver.delivery.thread):
             if thread is not None and thread is not current:
@@ -688,7 +693,7 @@ class Client:
         if driver is not None and not driver.closed and not driver.forked:
             driver.shut_down()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         self.start_loop()
         return self
 
@@ -706,40 +711,28 @@ class Client:
         driver = self._driver
         if driver is None:
             raise StateError("the client could not be opened")
-        driver.check()
         if driver.closing:
-            raise StateError("the client is being closed")
+            driver.finish()
+            driver.check()
         return driver
 
 
-def copy_payload(payload: bytearray | memoryview | str | bytes | None) -> bytes:
-    """Return a copy of the payload as bytes, or raise `ArgumentError`."""
-    if payload is None:
-        return b""
-    if isinstance(payload, str):
-        try:
-            return payload.encode()
-        except UnicodeEncodeError as error:
-            raise ArgumentError(f"payload holds a lone surrogate, which UTF-8 can't express: {error}") from error
-    if isinstance(payload, (bytes, bytearray, memoryview)):
-        return bytes(payload)
-    raise ArgumentError(f"payload is of type {type(payload).__name__}, expected bytes, bytearray, memoryview, str or None")
-
-
-def check_transport_options(address: Address, options: dict[str, Any]) -> None:
-    """Raise for options that no attempt could succeed with."""
-    if not address.tls and any(options[name] is not None for name in ("tls_context", "server_hostname", "alpn")):
-        raise ArgumentError(f"tls_context, server_hostname and alpn need an address with TLS (mqtts://), not {address}")
+def restored(driver: Driver, row: StoredMessage) -> PublishHandle:
+    """Make a handle of a stored row."""
+    options = None
+    if row.alias_policy or row.expiry_s is not None:
+        expires_at = None if row.expiry_s is None else monotonic() + row.expiry_s
+        options = Options(AliasPolicy(row.alias_policy), expires_at, row.expiry_s or 0)
+    first = 0x30 | row.qos << 1 | row.retain
+    handle = PublishHandle(driver, encode_topic_field(row.topic.encode()), row.payload, row.qos, first, row.properties, options)
+    handle.sequence = row.sequence
+    handle.packet_id = row.packet_id
+    return handle
 
 
 def check_disconnect_call(reason_code: int, properties: MQTTDisconnectProps, session: Any) -> None:
     """Raise at the call, before any waiting, if the DISCONNECT can't be sent."""
-    check_disconnect(reason_code, properties, session.link)
-
-
-def left(deadline: float | None) -> float | None:
-    """Return the seconds until `deadline`, not below 0."""
-    return None if deadline is None else max(0.0, deadline - monotonic())
+    check_disconnect(reason_code, properties, None if session.link is None else session.link.session_expiry_s)
 
 
 def _close_at_exit() -> None:

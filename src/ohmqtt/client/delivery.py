@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from itertools import islice
+from operator import length_hint
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ from ..property import MQTTPublishProps
 from ..records import Connected, Disconnected, Message, Reauthenticated, Report, Undelivered
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .client import Client
     from .driver import Driver
 
@@ -40,17 +44,14 @@ class Delivery:
         self.running_on: int | None = None
         # Taken by user code and not yet acknowledged: filled here without a lock, emptied by whoever has the lock.
         self.completed: deque[Message] = deque()
-        self.busy = False
 
     def put(self, events: list[Any], received_bytes: int) -> None:
         """Hand events over. The lock is held."""
         self.inbox.append((events, received_bytes))
-        if self.sleeping:
-            self.sleeping = False
-            self.wake.release()
+        self.interrupt()
 
     def interrupt(self) -> None:
-        """Let the delivery thread look at `driver.closed`. The lock is held."""
+        """Let the delivery thread look again. The lock is held."""
         if self.sleeping:
             self.sleeping = False
             self.wake.release()
@@ -61,7 +62,16 @@ class Delivery:
 
     def idle(self) -> bool:
         """Return whether no user code runs or waits to run. The lock is held."""
-        return not self.inbox and not self.busy
+        return not self.inbox
+
+    def waits(self) -> bool:
+        """Return whether there is user code to run and nobody is running it. The lock is held."""
+        return bool(self.inbox) and self.running_on is None
+
+    def is_behind(self) -> bool:
+        """Return whether a finished callback's acknowledgement could come to wait behind a slow one. The lock is held."""
+        # One batch of one message is acknowledged at its end, without anybody looking.
+        return (self.running_on is not None or self.thread is not None) and sum(len(events) for events, _ in islice(self.inbox, 2)) > 1
 
     def run(self) -> None:
         """The delivery thread."""
@@ -71,48 +81,61 @@ class Delivery:
                     if self.driver.closed:
                         return
                     self.sleeping = True
-                else:
-                    self.busy = True
-            if self.busy:
-                self.drain()
-            else:
+                sleep = self.sleeping
+            if sleep:
                 self.wake.acquire()
+                continue
+            try:
+                self.drain()
+            except BaseException as error:
+                self.driver.fail(error)
 
     def drain(self) -> None:
-        """Run all that waits, on this thread."""
-        if self.here():
-            return
-        self.running_on = threading.get_ident()
-        self.busy = True
+        """Run all that waits, on this thread. Does nothing if somebody is at it already."""
+        driver = self.driver
+        with driver.lock:
+            if self.running_on is not None:
+                return
+            self.running_on = threading.get_ident()
         try:
             while self.inbox:
-                events, received_bytes = self.inbox.popleft()
+                # A batch stays in the inbox until it is done, so that an interrupt at any moment loses nothing.
+                events, received_bytes = self.inbox[0]
+                rest = iter(events)
                 done = 0
                 try:
-                    done = self._run(events)
+                    self._run(rest)
+                    done = len(events)
+                except Exception:
+                    done = len(events) - length_hint(rest)
+                    raise
+                except BaseException:
+                    # Ctrl-C in a loop without threads: the callback that it stopped runs again.
+                    done = max(0, len(events) - length_hint(rest) - 1)
+                    raise
                 finally:
                     self._finish(events, done, received_bytes)
         finally:
-            self.running_on = None
-            with self.driver.lock:
-                self.busy = False
-                self.driver.notify()
+            with driver.lock:
+                self.running_on = None
+                driver.notify()
 
     def _finish(self, events: list[Any], done: int, received_bytes: int) -> None:
-        """Acknowledge what was taken; put back what an interrupt (Ctrl-C in a single-threaded loop) left over."""
+        """Acknowledge what was taken; keep what an interrupt left over."""
         driver = self.driver
         with driver.lock:
-            if 0 <= done < len(events):
-                self.inbox.appendleft((events[done:], received_bytes))
+            if done < len(events):
+                self.inbox[0] = (events[done:], received_bytes)
                 received_bytes = 0
-                events = events[:done]
-            driver.session.delivered(len(events), received_bytes)
+            else:
+                self.inbox.popleft()
+            driver.session.delivered(done, received_bytes)
             self.acknowledge()
-            if driver.store is None:
+            if driver.commits is None:
                 driver.pass_turn(monotonic())
             driver.wake()
-        if driver.store is not None:
-            driver.settle()
+        if driver.commits is not None:
+            driver.commits.settle()
 
     def acknowledge(self) -> None:
         """Acknowledge what user code has taken. The lock is held."""
@@ -124,12 +147,14 @@ class Delivery:
             while completed:
                 answer(completed.popleft(), 0, None, link)
 
-    def _run(self, events: list[Any]) -> int:
-        """Run user code for each event; return how many were taken (-1 is never returned: an interrupt raises, see `_finish`)."""
+    def _run(self, events: Iterator[Any]) -> None:
+        """Run user code for each event."""
         driver = self.driver
         client = driver.client()
         if client is None:
-            return len(events)
+            return
+        # On the delivery thread nobody is there to be interrupted: `sys.exit()` in a callback is a failed callback.
+        failure = Exception if driver.thread is None else BaseException
         cached = driver.session.subscriptions.tree.cache.get
         no_properties = MQTTPublishProps.EMPTY
         automatic = not self.manual_ack
@@ -138,7 +163,7 @@ class Delivery:
             if type(event) is not Message:
                 try:
                     self._tell(client, event)
-                except Exception:
+                except failure:
                     logger.exception("a handler of a connection event failed")
                 continue
             if event.properties is no_properties:
@@ -148,53 +173,58 @@ class Delivery:
                     if callback is not None:
                         try:
                             callback(client, event)
-                        except Exception:
-                            self._failed(event)
+                        except failure as error:
+                            self._failed(event, error)
                             continue
                         if event.qos and automatic:
                             completed(event)
                         continue
-            self._dispatch(client, event)
-        return len(events)
+            self._dispatch(client, event, failure)
 
-    def _dispatch(self, client: Client, message: Message) -> None:
+    def _dispatch(self, client: Client, message: Message, failure: type[BaseException]) -> None:
         """Give a message to all callbacks that it is due to, to `on_message` if there is none, or hold it for a `subscribe` to come."""
         driver = self.driver
-        with driver.lock:
-            due = driver.session.subscriptions.due(message)
+        on_message = client.on_message
         callbacks = []
         requests: set[int] = set()
-        for subscription in due:
-            callback = subscription.callback or client.on_message
-            # The filters of one call share a callback, which runs once for a message that several of them match.
-            if callback is not None and subscription.group not in requests:
-                requests.add(subscription.group)
-                callbacks.append(callback)
-        if not callbacks and client.on_message is not None:
-            callbacks.append(client.on_message)
+        with driver.lock:
+            due = driver.session.subscriptions.due(message)
+            if due is None:
+                # The same callbacks run for another copy of it.
+                if message.qos:
+                    self.completed.append(message)
+                return
+            for subscription in due:
+                callback = subscription.callback or on_message
+                # The filters of one call share a callback, which runs once for a message that several of them match.
+                if callback is not None and subscription.group not in requests:
+                    requests.add(subscription.group)
+                    callbacks.append(callback)
+            if not callbacks and on_message is not None:
+                callbacks.append(on_message)
+            if not callbacks and message.qos:
+                # Under the same lock as the search, so that no `subscribe` comes between.
+                driver.session.hold(message, monotonic())
+                driver.wake()
+                return
         if not callbacks:
-            if message.qos:
-                with driver.lock:
-                    driver.session.hold(message, monotonic())
-                    driver.wake()
-            else:
-                logger.info("a QoS 0 message to %r matched no callback; it was dropped", message.topic)
+            logger.info("a QoS 0 message to %r matched no callback; it was dropped", message.topic)
             return
         failed = False
         for callback in callbacks:
             try:
                 callback(client, message)
-            except Exception:
+            except failure as error:
                 failed = True
-                self._failed(message)
+                self._failed(message, error)
         if message.qos and not self.manual_ack and not failed:
             self.completed.append(message)
 
-    def _failed(self, message: Message) -> None:
+    def _failed(self, message: Message, error: BaseException) -> None:
         """A callback raised: say so in the log, and to the server."""
-        logger.exception("the callback for a message to %r failed", message.topic)
         if message.qos:
             self.driver.acknowledge(message, CALLBACK_FAILED, None)
+        logger.error("the callback for a message to %r failed", message.topic, exc_info=error)
 
     def _tell(self, client: Client, event: Any) -> None:
         """Run the handler of a connection event, and write the log."""
