@@ -31,5 +31,6 @@ def wait_for_broker(client: Client, arguments: argparse.Namespace) -> None:
         client.wait_for_connect(arguments.wait)
     except MQTTError as error:
         client.shutdown()
-        sys.exit(f"No broker answers at {arguments.address}: {error.__cause__ or error}")
+        reason = " ".join(str(error.__cause__ or error).split())
+        sys.exit(f"No broker answers at {arguments.address} (to get one: install Mosquitto and start `mosquitto`): {reason}")
     logger.setLevel(logging.NOTSET)

@@ -5,14 +5,14 @@ same database: what was not acknowledged yet is sent first, and with QoS 2 nothi
 
 Try it beside ``subscribe.py``::
 
-    python examples/persistent_publisher.py --database /tmp/example.db --count 1000
+    python3 -m examples.persistent_publisher --database /tmp/example.db --count 1000
 """
 
 from __future__ import annotations
 
 import time
 
-from _common import argument_parser, wait_for_broker
+from examples._common import argument_parser, wait_for_broker
 from ohmqtt.client import Client
 from ohmqtt.property import MQTTConnectProps
 

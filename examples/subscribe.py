@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 
-from _common import argument_parser, wait_for_broker
+from examples._common import argument_parser, wait_for_broker
 from ohmqtt.client import Client
 from ohmqtt.records import Message
 

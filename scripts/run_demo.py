@@ -40,8 +40,8 @@ class Child:
     """An example in a process of its own; its lines are read by a thread, so that it never waits for us."""
 
     def __init__(self, example: str, *arguments: str) -> None:
-        command = [sys.executable, "-u", str(ROOT / "examples" / example), *arguments]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-u", "-m", f"examples.{example}", *arguments]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         self._arrived: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._ended = False
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -111,7 +111,7 @@ def publish_and_kill(messages: int, options: dict[str, str]) -> list[str]:
         last = run == KILLS
         # A run that is to be killed has far more to publish than it gets the time for.
         own = {"--prefix": f"run {run} message", "--count": str(messages if last else messages * 1_000)}
-        publisher = Child("persistent_publisher.py", "--fast", *(word for option in {**options, **own}.items() for word in option))
+        publisher = Child("persistent_publisher", "--fast", *(word for option in {**options, **own}.items() for word in option))
         try:
             lines: list[str] = []
             while not last and len(lines) < messages and (line := publisher.next_line(PATIENCE_S)) is not None:
@@ -152,7 +152,7 @@ def demonstrate(port: int, messages: int) -> bool:
     name = f"ohmqtt-demo-{secrets.token_hex(4)}"
     topic = f"{name}/numbers"
     with tempfile.TemporaryDirectory(prefix="ohmqtt-demo-") as folder:
-        subscriber = Child("subscribe.py", "--address", f"localhost:{port}", "--topic", topic)
+        subscriber = Child("subscribe", "--address", f"localhost:{port}", "--topic", topic)
         try:
             if not (subscriber.next_line(PATIENCE_S) or "").startswith("subscribed"):
                 sys.exit("The subscriber didn't start; what it wrote is above.")
