@@ -24,7 +24,6 @@ from ..records import Options, State, Subscription
 from ..session import IDLE, STOPPED, QueuePolicy, SessionSettings
 from ..session.policy import check_disconnect
 from ..session.subscriptions import check_filters
-from ..store import SQLiteStore
 from ..topic import validate_topic_filter, validate_topic_name
 from ..topic_alias import AliasPolicy
 from .arguments import (
@@ -111,6 +110,9 @@ class Client:
         if db_path is not None:
             if store is not None:
                 raise ArgumentError("db_path and store are both given: a client keeps its messages in one place")
+            # Only here, because sqlite3 takes longer to import than all the rest.
+            from ..store import SQLiteStore
+
             store = SQLiteStore(db_path, fast=db_fast)
         self._settings = settings if settings is not None else SessionSettings()
         driver = Driver(self._settings, store, weakref.ref(self), manual_ack)
