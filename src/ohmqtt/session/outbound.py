@@ -153,8 +153,7 @@ class Outbound(Backlog):
             if message.state == QUEUED and not self.expired(message, now) and not self._start(message, link):
                 return
             queue.popleft()
-            if self.durable:
-                self.queue_bytes -= len(message.payload) + len(message.topic_field) + len(message.properties)
+            self.queue_bytes -= len(message.payload) + len(message.topic_field) + len(message.properties)
 
     def _start(self, message: Outgoing, link: Link) -> bool:
         """Send a publication for the first time; False: not now."""
