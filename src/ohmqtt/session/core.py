@@ -150,7 +150,7 @@ class Session:
         self.connect_packet = MQTTConnectPacket(
             client_id, packet.clean_start, packet.keep_alive, packet.will, packet.user_name, packet.password, properties
         )
-        self.clean_start = packet.clean_start
+        self.clean_start = packet.clean_start or (bool(client_id) and identity.ended == client_id)
         self.failure = None
         self.backoff.attempts = 0
         self.phase = WAITING
@@ -267,13 +267,15 @@ class Session:
         self.phase = IDLE
         self.outbound.close_out(self.identity.ours and self.session_expiry_s != 0)
         self.subscriptions.close_out()
+        self.baskets.hurry()
+        self.retry_at = None
 
     def _end_session(self) -> None:
         """The session at the server has ended, by our own doing: nothing of it is left."""
         self.outbound.session_lost()
         self.inbound.session_lost()
         self.subscriptions.session_lost()
-        self.identity.own(False)
+        self.identity.end()
 
     def fail_link(self, error: MQTTError, now: float, reason_code: int | None = None) -> None:
         """Close the link for `error`: DISCONNECT with the reason (section 4.13.1), and nothing after it."""
@@ -344,6 +346,7 @@ class Session:
         if assigned is not None and not identity.client_id:
             identity.claim(assigned)
         self.clean_start = False
+        identity.ended = None
         if not packet.session_present:  # [MQTT-3.2.2-5] [MQTT-3.1.2-4]
             self.outbound.session_lost()
             self.inbound.session_lost()

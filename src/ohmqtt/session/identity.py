@@ -21,7 +21,7 @@ __all__ = ["Identity"]
 class Identity:
     """The Client Identifier [MQTT-3.1.3-2], and what is known about the session that goes with it."""
 
-    __slots__ = ("baskets", "client_id", "epoch", "ours", "ours_before", "owner")
+    __slots__ = ("baskets", "client_id", "ended", "epoch", "ours", "ours_before", "owner")
 
     def __init__(self, baskets: Baskets) -> None:
         self.baskets = baskets
@@ -31,6 +31,9 @@ class Identity:
         self.epoch = 0
         # As `ours` was before the CONNECT that is under way.
         self.ours_before = False
+        # Whose session we ended ourselves. The server may read our next CONNECT, on another connection, before the DISCONNECT that says so;
+        # Clean Start then keeps the session that is over from coming back.
+        self.ended: str | None = None
 
     def recover(self, state: StoredState) -> None:
         """Take over what a store kept from a former process."""
@@ -63,6 +66,11 @@ class Identity:
         if self.baskets.durable and client_id and self.owner is None:
             self.owner = client_id
             self.baskets.record(IDENTITY, client_id)
+
+    def end(self) -> None:
+        """The session at the server has ended, by our own doing."""
+        self.ended = self.client_id
+        self.own(False)
 
     def greet(self) -> None:
         """A CONNECT is about to be handed to the wire: from here on the server may have a session of ours, whatever becomes of the answer."""
