@@ -442,6 +442,9 @@ class Client:
         driver = self._driver
         assert driver is not None
         weight = len(handle.payload) + len(handle.topic_field) + len(handle.properties)
+        if self._settings.queue_policy is QueuePolicy.DROP_OLDEST and driver.commits is not None:
+            self._publish_for_the_oldest(handle)
+            return
         if self._settings.queue_policy is not QueuePolicy.WAIT or weight > self._settings.queue_bytes_max:
             session.publish(handle)
             return
@@ -451,16 +454,37 @@ class Client:
                 return
             driver.wake()
             if driver.commits is not None:
-                self._lock.release()
-                try:
-                    driver.commits.settle()
-                finally:
-                    self._lock.acquire()
+                self._settle()
             driver.wait_until(lambda: session.outbound.has_room(handle) or session.connected_link() is None or driver.closing, None)
             driver.check()
             if session.outbound.has_room(handle):
                 session.publish(handle)
                 return
+
+    def _publish_for_the_oldest(self, handle: PublishHandle) -> None:
+        """Accept `handle` in the place of the oldest publications, which may be on disk only. The lock is held."""
+        outbound = self._session.outbound
+        while outbound.stored_rows:
+            self._settle()
+            if not outbound.queue:
+                break
+            try:
+                self._session.publish(handle)
+            except QueueFullError:
+                continue
+            return
+        self._session.publish(handle)
+
+    def _settle(self) -> None:
+        """Commit what there is, and load what the queue has room for. The lock is held, and let go of meanwhile."""
+        assert self._driver is not None
+        assert self._driver.commits is not None
+        self._lock.release()
+        try:
+            self._driver.commits.settle()
+        finally:
+            self._lock.acquire()
+        self._driver.check()
 
     @staticmethod
     def _raise_store_error(handle: PublishHandle) -> None:
