@@ -131,7 +131,7 @@ class FakeStore:
         for sequence in sorted(self.rows):
             row = self.rows[sequence]
             if sequence > after and not row.packet_id:
-                size += len(row.payload)
+                size += len(row.topic.encode()) + 2 + len(row.properties) + len(row.payload)
                 if found and (len(found) >= messages_max or size > bytes_max):
                     break
                 found.append(copy.copy(row))
