@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "encode_password",
     "expect",
     "left",
+    "listed",
 ]
 
 CONNECT_TIMEOUT_S_MAX = 86_400
@@ -38,6 +40,13 @@ def expect(name: str, value: object, kind: type[Any], words: str) -> None:
     """Raise `ArgumentError` unless `value` is of `kind`, described by `words`."""
     if not isinstance(value, kind):
         raise ArgumentError(f"{name} is {value!r:.100}, expected {words}")
+
+
+def listed(name: str, values: Any, words: str) -> list[Any]:
+    """Return `values` as a list, or raise `ArgumentError` if they are none."""
+    if not isinstance(values, Iterable):
+        raise ArgumentError(f"{name} is {values!r:.100}, expected {words}")
+    return list(values)
 
 
 def check_timeout(timeout: Any) -> float | None:
@@ -149,6 +158,7 @@ def check_transport_options(options: dict[str, Any]) -> None:
         and 0 <= source[1] <= 65_535
     ):
         raise ArgumentError(f"source_address is {source!r:.100}, expected (host, port) with a port of 0 to 65,535")
+    options["socket_options"] = listed("socket_options", options["socket_options"], "(level, option, value) each")
     for option in options["socket_options"]:
         if not (
             isinstance(option, tuple)

@@ -37,6 +37,7 @@ from .arguments import (
     encode_password,
     expect,
     left,
+    listed,
 )
 from .driver import Driver
 
@@ -197,7 +198,7 @@ class Client:
             "server_hostname": server_hostname,
             "alpn": alpn,
             "source_address": source_address,
-            "socket_options": tuple(socket_options),
+            "socket_options": socket_options,
             "tcp_nodelay": tcp_nodelay,
         }
         check_transport_options(options)
@@ -550,11 +551,10 @@ class Client:
         :raises ArgumentError: a bad filter or option; `ServerLimitError`: the server said that it doesn't support this.
         """
         driver = self._usable()
-        if isinstance(topic_filter, (str, MQTTSubscription)):
-            topic_filter = [topic_filter]
+        one = isinstance(topic_filter, (str, MQTTSubscription))
         items = [
             item if isinstance(item, MQTTSubscription) else MQTTSubscription(item, max_qos, no_local, retain_as_published, retain_handling)
-            for item in topic_filter
+            for item in ([topic_filter] if one else listed("topic_filter", topic_filter, "a filter or several"))
         ]
         check_filters(items)
         if callback is not None and not callable(callback):
@@ -579,7 +579,7 @@ class Client:
         :raises ArgumentError: a bad filter, or none.
         """
         driver = self._usable()
-        items = [topic_filter] if isinstance(topic_filter, str) else list(topic_filter)
+        items = [topic_filter] if isinstance(topic_filter, str) else listed("topic_filter", topic_filter, "a filter or several")
         check_filters(items)
         for item in items:
             validate_topic_filter(item)
