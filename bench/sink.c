@@ -558,9 +558,9 @@ int main(int argc, char **argv) {
     printf("{\"ok\": %s, \"error\": \"", failed ? "false" : "true");
     for (const char *c = error_text; *c; c++) putchar(*c == '"' || *c == '\\' ? '\'' : *c);
     printf("\", \"publishes\": %ld, \"acknowledged\": %ld, \"sent\": %ld, \"in_flight_peak\": %ld, \"reads\": %ld, "
-           "\"bytes_in\": %llu, \"bytes_out\": %llu, \"elapsed_s\": %.6f, \"cpu_s\": %.6f}\n",
+           "\"bytes_in\": %llu, \"bytes_out\": %llu, \"first_at\": %.6f, \"elapsed_s\": %.6f, \"cpu_s\": %.6f}\n",
            publishes, acknowledged, sent, inflight_peak, reads, (unsigned long long)bytes_in, (unsigned long long)bytes_out,
-           last_at > first_at ? last_at - first_at : 0.0,
+           first_at, last_at > first_at ? last_at - first_at : 0.0,
            (double)usage.ru_utime.tv_sec + (double)usage.ru_utime.tv_usec / 1e6 + (double)usage.ru_stime.tv_sec + (double)usage.ru_stime.tv_usec / 1e6);
     return failed ? 1 : 0;
 }

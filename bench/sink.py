@@ -154,6 +154,7 @@ class _PythonSink:
             "reads": self.reads,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
+            "first_at": self.first_at,
             "elapsed_s": max(0.0, self.last_at - self.first_at),
             "cpu_s": usage.ru_utime + usage.ru_stime,
         }

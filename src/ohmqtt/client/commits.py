@@ -34,10 +34,12 @@ class Commits:
     def settle(self, number: int | None = None) -> None:
         """Commit and release all turns there are (or up to `number`), and load what the queue has room for. The client's lock is not held.
 
-        Turns are committed by whoever comes first, for all who wait: that is the group commit.
+        Turns are committed by whoever comes first, for all who wait: that is the group commit. Rows are loaded once in a call: what they
+        became shall leave before the next ones are loaded, so that the first of a long backlog doesn't wait for the last.
         """
         driver = self.driver
         session = driver.session
+        loaded = False
         while number is None or self.settled < number:
             with self.lock:
                 if driver.closed or (number is not None and self.settled >= number):
@@ -53,11 +55,17 @@ class Commits:
                     wanted = None if turn is not None or resting else session.outbound.wanted_rows()
                     if turn is None and wanted is None and not resting:
                         session.retry_at = None
+                    if loaded and wanted is not None:
+                        driver.again = True
+                        driver.wake()
+                        return
                 if turn is not None:
                     if not self._commit(turn):
                         return
                 elif wanted is None or not self._load(wanted):
                     return
+                else:
+                    loaded = True
 
     def _commit(self, turn: Turn) -> bool:
         """Commit one turn and release it; False: the disk refused what came from the peer, so nothing may overtake it."""
