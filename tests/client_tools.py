@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ohmqtt.client import Client
+from ohmqtt.packet import MQTTPublishPacket
 from ohmqtt.session import SessionSettings
 from tests.peer import Peer
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from ohmqtt.records import Message
     from tests.peer import Link
 
-__all__ = ["PATIENCE_S", "QUICK", "Gate", "Mailbox", "attach", "in_thread", "linked", "relink", "subscribed"]
+__all__ = ["PATIENCE_S", "QUICK", "Gate", "Mailbox", "attach", "in_thread", "linked", "log_box", "publish_bytes", "relink", "subscribed"]
 
 PATIENCE_S = 20.0
 """How long a test waits for what must happen; none is meant to take it."""
@@ -66,6 +68,24 @@ class Gate:
     def wait_entered(self) -> Message:
         """Wait until a callback stands at the gate."""
         return self.entered.get(timeout=PATIENCE_S)
+
+
+@contextmanager
+def log_box(level: int = logging.WARNING) -> Iterator[Mailbox]:
+    """A mailbox of what ΩQTT writes to the log."""
+    box = Mailbox()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            box(record)
+
+    handler = Handler(level)
+    logger = logging.getLogger("ohmqtt")
+    logger.addHandler(handler)
+    try:
+        yield box
+    finally:
+        logger.removeHandler(handler)
 
 
 def attach(client: Client, peer: Peer, client_id: str = "c", *, session_present: bool = False, connack: dict[str, Any] | None = None, **options: Any) -> Link:
@@ -134,3 +154,8 @@ class in_thread:  # noqa: N801 - reads as a verb where it is used
         if self.error is not None:
             raise self.error
         return self.value
+
+
+def publish_bytes(topic: str, payload: bytes = b"", qos: int = 0, packet_id: int = 0) -> bytes:
+    """Return a PUBLISH as it is on the wire, for several in one piece."""
+    return MQTTPublishPacket(topic, payload, qos, False, False, packet_id).encode()

@@ -551,10 +551,11 @@ class Client:
         :raises ArgumentError: a bad filter or option; `ServerLimitError`: the server said that it doesn't support this.
         """
         driver = self._usable()
-        one = isinstance(topic_filter, (str, MQTTSubscription))
+        if isinstance(topic_filter, (str, MQTTSubscription)):
+            topic_filter = [topic_filter]
         items = [
             item if isinstance(item, MQTTSubscription) else MQTTSubscription(item, max_qos, no_local, retain_as_published, retain_handling)
-            for item in ([topic_filter] if one else listed("topic_filter", topic_filter, "a filter or several"))
+            for item in listed("topic_filter", topic_filter, "a filter or several")
         ]
         check_filters(items)
         if callback is not None and not callable(callback):

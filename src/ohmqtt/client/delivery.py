@@ -6,6 +6,7 @@ Owns the inbox between the I/O thread and the user. Nothing here runs under the 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections import deque
 from itertools import islice
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .client import Client
     from .driver import Driver
 
-__all__ = ["Delivery"]
+__all__ = ["Delivery", "log"]
 
 logger = logging.getLogger("ohmqtt")
 
@@ -163,8 +164,8 @@ class Delivery:
             if type(event) is not Message:
                 try:
                     self._tell(client, event)
-                except failure:
-                    logger.exception("a handler of a connection event failed")
+                except failure as error:
+                    log(logging.ERROR, "a handler of a connection event failed", error=error)
                 continue
             if event.properties is no_properties:
                 due = cached(event.topic)
@@ -208,7 +209,7 @@ class Delivery:
                 driver.wake()
                 return
         if not callbacks:
-            logger.info("a QoS 0 message to %r matched no callback; it was dropped", message.topic)
+            log(logging.INFO, "a QoS 0 message to %r matched no callback; it was dropped", message.topic)
             return
         failed = False
         for callback in callbacks:
@@ -224,29 +225,37 @@ class Delivery:
         """A callback raised: say so in the log, and to the server."""
         if message.qos:
             self.driver.acknowledge(message, CALLBACK_FAILED, None)
-        logger.error("the callback for a message to %r failed", message.topic, exc_info=error)
+        log(logging.ERROR, "the callback for a message to %r failed", message.topic, error=error)
 
     def _tell(self, client: Client, event: Any) -> None:
         """Run the handler of a connection event, and write the log."""
         if isinstance(event, Connected):
-            logger.info("connected: %r", event.connack)
+            log(logging.INFO, "connected: %r", event.connack)
             if client.on_connect is not None:
                 client.on_connect(client, event.connack)
         elif isinstance(event, Disconnected):
             if event.error is None:
-                logger.info("disconnected")
+                log(logging.INFO, "disconnected")
             else:
                 then = "giving up" if event.retry_in_s is None else f"next attempt in {event.retry_in_s:.1f} s"
-                logger.warning("%s: %s; %s", "connection lost" if event.was_connected else "not connected", event.error, then)
+                log(logging.WARNING, "%s: %s; %s", "connection lost" if event.was_connected else "not connected", event.error, then)
             if client.on_disconnect is not None:
                 client.on_disconnect(client, event)
         elif isinstance(event, Undelivered):
-            logger.error("a message to %r was not delivered: %s", event.message.topic, event.error)
+            log(logging.ERROR, "a message to %r was not delivered: %s", event.message.topic, event.error)
             if client.on_undelivered is not None:
                 client.on_undelivered(event.message.packet(), event.error)
         elif isinstance(event, Reauthenticated):
-            logger.info("re-authenticated")
+            log(logging.INFO, "re-authenticated")
             if client.on_auth is not None:
                 client.on_auth(client, event.packet)
         elif isinstance(event, Report):
-            logger.log(event.level, "%s", event.text)
+            log(event.level, "%s", event.text)
+
+
+def log(level: int, text: str, *arguments: object, error: BaseException | None = None) -> None:
+    """Write to the log, which is user code: a handler of it that raises is itself only reported, as Python reports such things."""
+    try:
+        logger.log(level, text, *arguments, exc_info=error)
+    except Exception as failure:
+        sys.excepthook(type(failure), failure, failure.__traceback__)

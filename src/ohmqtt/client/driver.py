@@ -71,7 +71,8 @@ class Driver(Waiting):
         self.transport: Transport | None = None
         self.arrived: Transport | None = None
         self.interest = 0
-        self.again = False
+        # Once before the first sleep: a database may have something to tell.
+        self.again = True
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.wake_out, selectors.EVENT_READ)
         self.failures = 0
