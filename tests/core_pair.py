@@ -64,6 +64,8 @@ def ack(first: int, packet_id: int, reason_code: int | None = None) -> bytes:
 
 
 def auth(reason_code: int, data: bytes | None = None, method: str | None = "M") -> bytes:
+    if method is None:
+        return bytes((0xF0, 2, reason_code, 0))
     return MQTTAuthPacket(reason_code, MQTTAuthProps(AuthenticationMethod=method, AuthenticationData=data)).encode()
 
 
@@ -187,6 +189,9 @@ class Pair:
         self.accept()
         assert self.session.connected_link() is not None
         self.log.clear()
+        # The user has heard that the connection is there.
+        receiving = self.session.receiving
+        self.session.delivered(receiving.waiting_messages, receiving.waiting_bytes)
         return self
 
     def reconnect(self, *, session_present: bool = True, **properties: Any) -> list[WirePacket]:

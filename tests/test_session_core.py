@@ -434,6 +434,20 @@ def test_session_present_after_a_clean_start_is_a_protocol_error() -> None:
     assert goodbye.reason_code == 0x82
 
 
+def test_a_session_that_we_ended_does_not_come_back_if_connect_overtakes_the_disconnect() -> None:
+    pair = Pair().connect()
+    pair.disconnect()
+    pair.start()
+    assert pair.open().clean_start
+    pair.accept()
+    pair.lose()
+    assert not pair.open().clean_start
+    pair.accept(session_present=True)
+    pair.disconnect()
+    pair.start("another")
+    assert not pair.open().clean_start
+
+
 def test_clean_start_holds_until_the_first_successful_connack() -> None:
     pair = Pair()
     pair.start(clean_start=True)
@@ -1246,9 +1260,8 @@ def test_a_connected_event_and_messages_behind_it_come_in_order() -> None:
 # ---- anything goes -------------------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_whatever_the_server_sends_nothing_escapes() -> None:
-    seed = 20_251_122
-    print("seed", seed)
+@pytest.mark.parametrize("seed", [20_251_122])
+def test_whatever_the_server_sends_nothing_escapes(seed: int) -> None:
     source = random.Random(seed)
     good = [connack(), publish("a", b"x", 1, 1), publish("a", b"x", 2, 2), ack(0x62, 2), ack(0x40, 1), b"\xd0\x00", disconnect_packet(0x8B)]
     for _ in range(300):
