@@ -514,7 +514,7 @@ class Client:
                 driver.check()
                 rows = commits.store.load_queued(after, self._settings.window_messages, self._settings.window_bytes)
                 with self._lock:
-                    handles = [self._session.outbound.claim(row, driver.make_message) for row in rows]
+                    handles = self._session.outbound.claim(rows, driver.make_message)
             if not rows:
                 return
             after = rows[-1].sequence

@@ -476,24 +476,31 @@ class Outbound(Backlog):
             writes[:] = [write for write in writes if type(write) is bytes or not write.qos or write.sequence not in withdrawn]  # type: ignore[union-attr]
         return found
 
-    def claim(self, row: StoredMessage, make: Callable[[StoredMessage], Outgoing]) -> Outgoing | None:
-        """Return the publication of a stored row as one that somebody holds; None if its outcome is known already."""
-        if row.sequence in self.stored_deleted:
-            return None
-        if not self.stored_rows or row.sequence <= self.stored_after:
-            for message in self.pending():
-                if message.sequence == row.sequence:
-                    message.claimed = True
-                    return message
-            return None
-        held = self.stored_handles.get(row.sequence)
-        if held is None:
-            held = make(row)
-            held.state = STORED
-            self.stored_handles[row.sequence] = held
-            self.watch_expiry(held)
-        held.claimed = True
-        return held
+    def claim(self, rows: list[StoredMessage], make: Callable[[StoredMessage], Outgoing]) -> list[Outgoing]:
+        """Return the publications of stored rows as ones that somebody holds; those whose outcome is known already are left out."""
+        self.sweep()
+        in_memory: dict[int, Outgoing] = {}
+        if rows and (not self.stored_rows or rows[0].sequence <= self.stored_after):
+            # Some were loaded for sending since the caller read them.
+            in_memory = {message.sequence: message for message in self.pending()}
+        claimed = []
+        for row in rows:
+            sequence = row.sequence
+            message: Outgoing | None
+            if not self.stored_rows or sequence <= self.stored_after or sequence in self.stored_deleted:
+                message = in_memory.get(sequence)
+                if message is None:
+                    continue
+            else:
+                message = self.stored_handles.get(sequence)
+                if message is None:
+                    message = make(row)
+                    message.state = STORED
+                    self.stored_handles[sequence] = message
+                    self.watch_expiry(message)
+            message.claimed = True
+            claimed.append(message)
+        return claimed
 
     def pending(self) -> Iterator[Outgoing]:
         """Return the QoS 1 and 2 publications in memory whose outcome isn't known, in the order in which they were accepted."""
