@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .property import MQTTPubAckProps
     from .records import AuthStep, Message, Outgoing
 
-__all__ = ["CHUNK_BYTES", "CLOSED", "CLOSING", "CONNECTED", "CONNECTING", "PINGREQ", "Link"]
+__all__ = ["CHUNK_BYTES", "CLOSED", "CLOSING", "CONNECTED", "CONNECTING", "PINGREQ", "Link", "encode_header", "encode_topic_field"]
 
 CONNECTING, CONNECTED, CLOSING, CLOSED = range(4)
 
