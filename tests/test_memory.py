@@ -165,7 +165,7 @@ with Client(store=Full()) as client:
 @only_with_proc
 @pytest.mark.slow
 def test_messages_that_the_disk_refused_hold_no_memory() -> None:
-    assert figures(REFUSED)["grown"] < 6 * MIB
+    assert figures(REFUSED)["grown"] < 15 * MIB
 
 
 SENT = """
@@ -303,8 +303,7 @@ def test_what_can_never_fit_does_not_wait(peer: Peer) -> None:
 @pytest.mark.parametrize("connected", [False, True])
 def test_drop_oldest_drops_what_was_never_sent(peer: Peer, connected: bool) -> None:
     with Client(settings=settings(QueuePolicy.DROP_OLDEST, queue_messages_max=5)) as client:
-        if connected:
-            link = connect(client, peer, ReceiveMaximum=1)
+        link = connect(client, peer, ReceiveMaximum=1) if connected else None
         handles = [client.publish("t", b"%d" % number, number % 2 + 1) for number in range(10)]
         # The one that was sent holds its place; the oldest of the others make room.
         dropped = range(1, 6) if connected else range(5)
@@ -313,8 +312,7 @@ def test_drop_oldest_drops_what_was_never_sent(peer: Peer, connected: bool) -> N
                 handles[number].wait_for_ack(PATIENCE_S)
         kept = [number for number in range(10) if number not in dropped]
         assert [int(handle.payload) for handle in client.pending()] == kept
-        if not connected:
-            link = connect(client, peer)
+        link = link or connect(client, peer)
         for number in kept:
             packet = link.expect("PUBLISH", payload=b"%d" % number)
             if packet.qos == 1:
