@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UNMATCHED_MAX", "Inbound", "check_answer"]
 
-UNMATCHED_MAX = 10_000
+UNMATCHED_MAX = 2_000
 """How many messages are held for a `subscribe` to come."""
 
 _WARNING = 30
@@ -41,6 +41,8 @@ class Inbound:
         # QoS 1: delivered or about to be, and not acknowledged. QoS 2: None once the PUBREC went out (or a former process received it).
         self.deliveries: dict[int, Message] = {}
         self.received: dict[int, Message | None] = {}
+        # Identifiers of which a repeat may still wait for its PUBREC.
+        self.repeated: set[int] = set()
         # Messages that matched no callback, and when they are given up; the bound is our Receive Maximum for each link, or the one here.
         self.unmatched: deque[tuple[float, Message]] = deque()
         self.unmatched_count = 0
@@ -80,6 +82,7 @@ class Inbound:
                 self._exceeded(link)
         if packet_id in self.received:  # [MQTT-4.3.3-10]: answered again, not delivered again, whatever DUP says
             previous = self.received[packet_id]
+            self.repeated.add(packet_id)
             if previous is None:
                 message.link = link
                 message.answer = 0
@@ -108,6 +111,8 @@ class Inbound:
             if self.received[packet_id] is not None:
                 raise ProtocolError(f"PUBREL for packet identifier {packet_id}, whose PUBLISH has no PUBREC yet")
             del self.received[packet_id]
+            if packet_id in self.repeated:
+                self._forget_repeats(packet_id, link)
             self.baskets.record(FORGET, packet_id)
             self.baskets.writes.append(b"\x70\x02" + encode_uint16(packet_id))
         else:
@@ -115,6 +120,13 @@ class Inbound:
         if packet_id in link.qos2_open:
             link.qos2_open.discard(packet_id)
             link.inbound_open -= 1
+
+    def _forget_repeats(self, packet_id: int, link: Link) -> None:
+        """The exchange is over, and the identifier means a new message: repeats of the old one need no PUBREC any more."""
+        self.repeated.discard(packet_id)
+        rest = [message for message in link.pubrecs if message.packet_id != packet_id]
+        link.pubrecs.clear()
+        link.pubrecs.extend(rest)
 
     # ---- acknowledgement -----------------------------------------------------------------------------------------------------------------
 
@@ -148,8 +160,7 @@ class Inbound:
             pubacks.popleft()
             link.inbound_open -= 1
             packet_id = message.packet_id
-            if deliveries.get(packet_id) is message:
-                del deliveries[packet_id]
+            deliveries.pop(packet_id, None)
             if reason_code or message.answer_properties:
                 writes.append(_fit_ack(MQTTPubAckPacket, packet_id, reason_code, message.answer_properties or MQTTPubAckProps.EMPTY, link))
             else:
@@ -168,10 +179,11 @@ class Inbound:
             packet_id = message.packet_id
             if reason_code >= 0x80:  # [MQTT-4.3.3-9]: the exchange is over, the identifier means a new message
                 self.received.pop(packet_id, None)
-                if packet_id in link.qos2_open:
-                    link.qos2_open.discard(packet_id)
-                    link.inbound_open -= 1
-            elif packet_id in self.received:
+                if packet_id in self.repeated:
+                    self._forget_repeats(packet_id, link)
+                link.qos2_open.discard(packet_id)
+                link.inbound_open -= 1
+            else:
                 self.received[packet_id] = None
             if reason_code or message.answer_properties:
                 properties = message.answer_properties
@@ -240,6 +252,7 @@ class Inbound:
         for packet_id in self.received:
             self.baskets.record(FORGET, packet_id)
         self.received.clear()
+        self.repeated.clear()
         self.deliveries.clear()
 
 
@@ -261,9 +274,8 @@ def _fit_ack(
     link: Link,
 ) -> bytes:
     """Encode an acknowledgement; what would make it larger than the server accepts is left out [MQTT-3.4.2-2] [MQTT-3.4.2-3]."""
-    data = b""
-    for attempt in (properties, properties.replace(UserProperty=()), type(properties).EMPTY):
+    for attempt in (properties, properties.replace(UserProperty=())):
         data = kind(packet_id, reason_code, attempt).encode()  # type: ignore[arg-type]
         if len(data) <= link.packet_size_max:
-            break
-    return data
+            return data
+    return kind(packet_id, reason_code).encode()
