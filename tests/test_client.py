@@ -274,9 +274,9 @@ def test_topics_are_cached_within_bounds() -> None:
     with Client() as client:
         for i in range(5_000):
             client.publish(f"t/{i}")
-        assert 0 < len(client._topics) <= 4_096
+        assert 0 < len(client._publisher._topics) <= 4_096
         client.publish("x" * 300)
-        assert "x" * 300 not in client._topics
+        assert "x" * 300 not in client._publisher._topics
 
 
 def test_publish_many_is_accepted_together() -> None:

@@ -5,8 +5,6 @@ An argument that was accepted here can't fail later; a call that raises has sent
 
 from __future__ import annotations
 
-import atexit
-import os
 import threading
 import warnings
 import weakref
@@ -14,34 +12,33 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError, ConnectError, MQTTError, QueueFullError, StateError, StoreError, WaitTimeoutError
+from ..errors import ArgumentError, ConnectError, MQTTError, QueueFullError, StateError, WaitTimeoutError
 from ..handle import PublishHandle, SubscribeHandle, UnsubscribeHandle
-from ..link import encode_topic_field
-from ..mqtt_spec import VARINT_MAX
 from ..packet import MQTTConnectPacket, MQTTSubscribePacket, MQTTSubscription, MQTTUnsubscribePacket, MQTTWill
 from ..property import MQTTConnectProps, MQTTDisconnectProps, MQTTPublishProps, MQTTSubscribeProps, MQTTUnsubscribeProps
-from ..records import Options, State, Subscription
-from ..session import IDLE, STOPPED, QueuePolicy, SessionSettings
+from ..records import State, Subscription
+from ..session import IDLE, STOPPED, SessionSettings
 from ..session.policy import check_disconnect
 from ..session.subscriptions import check_filters
-from ..topic import validate_topic_filter, validate_topic_name
+from ..topic import validate_topic_filter
 from ..topic_alias import AliasPolicy
 from .arguments import (
     check_address,
     check_connect_properties,
-    check_qos,
     check_timeout,
     check_transport_options,
     check_will,
-    copy_payload,
     encode_password,
     expect,
     left,
     listed,
 )
 from .driver import Driver
+from .lifetime import open_clients
+from .publishing import Publisher, raise_store_error, restored
 
 if TYPE_CHECKING:
+    import os
     import ssl
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
@@ -50,7 +47,6 @@ if TYPE_CHECKING:
 
     from ..address import Address
     from ..auth import Authenticator
-    from ..journal import StoredMessage
     from ..packet import MQTTAuthPacket, MQTTConnAckPacket, MQTTDisconnectPacket, MQTTPublishPacket
     from ..records import Disconnected, Message
     from ..store import Store
@@ -59,19 +55,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Client"]
 
-TOPICS_CACHED_MAX = 4_096
-TOPIC_CACHED_CHARACTERS_MAX = 256
 CLOSE_TIMEOUT_S = 10.0
-EXIT_TIMEOUT_S = 3.0
 
 NEVER = AliasPolicy.NEVER
 SETTLED = State.SETTLED
-
-PACKET_BYTES_MAX = VARINT_MAX + 5
-PAYLOAD_CHECKED_FROM = 268_000_000
-"""Below this no topic and properties can make a PUBLISH too large."""
-
-_open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
 class Client:
@@ -129,8 +116,8 @@ class Client:
                 raise
         self._lock = driver.lock
         self._session = driver.session
-        self._topics: dict[str, bytes] = {}
-        _open_clients.add(self)
+        self._publisher = Publisher(driver, self._settings)
+        open_clients.add(self)
 
     # ---- connecting ------------------------------------------------------------------------------------------------------------------
 
@@ -224,9 +211,13 @@ class Client:
         with self._lock:
             if session.phase == IDLE and session.link is None:
                 raise StateError("wait_for_connect() before connect()")
-            if not driver.wait_until(lambda: session.connected_link() is not None or session.phase in (STOPPED, IDLE) or driver.closed, timeout):
+            if not driver.wait_until(
+                lambda: session.connected_link() is not None or session.phase in (STOPPED, IDLE) or driver.closed, timeout
+            ):
                 last = session.last_error
-                raise WaitTimeoutError(f"not connected within {timeout:g} s" + (f"; the last attempt: {last}" if last is not None else "")) from last
+                raise WaitTimeoutError(
+                    f"not connected within {timeout:g} s" + (f"; the last attempt: {last}" if last is not None else "")
+                ) from last
             link = session.connected_link()
             if link is not None:
                 assert link.connack is not None
@@ -238,6 +229,10 @@ class Client:
 
     def is_connected(self) -> bool:
         """Return whether the server has accepted the connection and it still stands."""
+        driver = self._driver
+        if driver is None:
+            return False
+        driver.check_fork()
         with self._lock:
             return self._session.connected_link() is not None
 
@@ -309,7 +304,7 @@ class Client:
         :raises StoreError: the database can't keep the message; it was not accepted.
         :raises StateError: the client is closed.
         """
-        handle = self._outgoing(topic, payload, qos, retain, properties, alias_policy)
+        handle = self._publisher.outgoing(topic, payload, qos, retain, properties, alias_policy)
         driver: Driver = self._driver  # type: ignore[assignment]
         with self._lock:
             if driver.closing:
@@ -317,7 +312,7 @@ class Client:
             try:
                 self._session.publish(handle)
             except QueueFullError:
-                self._publish_when_room(handle)
+                self._publisher.accept_when_room(handle)
             if driver.commits is None:
                 if driver.sleeping:
                     driver.sleeping = False
@@ -328,7 +323,7 @@ class Client:
             number = self._session.baskets.turn_number
         if qos:
             driver.commits.settle(number)
-            self._raise_store_error(handle)
+            raise_store_error(handle)
         driver.flush(number)
         return handle
 
@@ -347,7 +342,7 @@ class Client:
         :raises QueueFullError: the queue became full; the messages before stay accepted, and with a database they are on disk.
         :raises StoreError: the database can't keep them; none was accepted.
         """
-        handles = [self._outgoing(topic, payload, qos, retain, properties, alias_policy) for topic, payload in messages]
+        handles = [self._publisher.outgoing(topic, payload, qos, retain, properties, alias_policy) for topic, payload in messages]
         driver = self._usable()
         number = 0
         error: MQTTError | None = None
@@ -359,7 +354,7 @@ class Client:
                 except QueueFullError:
                     # Waiting lets go of the lock: what was accepted so far must be able to leave.
                     try:
-                        self._publish_when_room(handle)
+                        self._publisher.accept_when_room(handle)
                     except MQTTError as caught:
                         error = caught
                         break
@@ -369,158 +364,17 @@ class Client:
             number = self._session.baskets.turn_number
         driver.flush(number)
         for handle in handles:
-            self._raise_store_error(handle)
+            raise_store_error(handle)
         if error is not None:
             raise error
         return handles
-
-    def _outgoing(
-        self,
-        topic: str,
-        payload: bytes | bytearray | memoryview | str | None,
-        qos: int,
-        retain: bool,
-        properties: MQTTPublishProps | None,
-        alias_policy: AliasPolicy,
-    ) -> PublishHandle:
-        """Validate and encode a publication."""
-        try:
-            topic_field = self._topics[topic]
-        except (KeyError, TypeError):
-            topic_field = self._topic_field(topic)
-        if type(payload) is not bytes:
-            payload = copy_payload(payload)
-        if qos.__class__ is not int:
-            qos = check_qos(qos)
-        if not 0 <= qos <= 2:
-            raise ArgumentError(f"qos is {qos!r}, expected 0, 1 or 2")  # [MQTT-3.3.1-4]
-        encoded = b"\0"
-        options = None
-        if properties is not None or alias_policy is not NEVER:
-            encoded, options = self._options(properties, alias_policy, qos, payload)
-        handle = PublishHandle(self._driver, topic_field, payload, qos, 0x30 | qos << 1 | (1 if retain else 0), encoded, options)  # type: ignore[arg-type]
-        if len(payload) > PAYLOAD_CHECKED_FROM and handle.size > PACKET_BYTES_MAX:
-            raise ArgumentError(f"payload has {len(payload)} bytes: PUBLISH would take {handle.size}, and the limit is {PACKET_BYTES_MAX} (section 2.1.4)")
-        return handle
-
-    def _topic_field(self, topic: str) -> bytes:
-        """Validate and encode a topic; the fields of short ones are kept."""
-        topic_field = encode_topic_field(validate_topic_name(topic))
-        if len(topic) <= TOPIC_CACHED_CHARACTERS_MAX:
-            if len(self._topics) >= TOPICS_CACHED_MAX:
-                self._topics.clear()
-            self._topics[topic] = topic_field
-        return topic_field
-
-    @staticmethod
-    def _options(properties: MQTTPublishProps | None, alias_policy: AliasPolicy, qos: int, payload: bytes) -> tuple[bytes, Options | None]:
-        """Validate and encode what most publications don't have."""
-        if not isinstance(alias_policy, AliasPolicy):
-            raise ArgumentError(f"alias_policy is {alias_policy!r}, expected one of {', '.join(map(str, AliasPolicy))}")
-        if alias_policy is AliasPolicy.ALWAYS and qos:
-            raise ArgumentError(f"alias_policy is ALWAYS with qos {qos}: it is for QoS 0, because a message that is sent again may find no alias")
-        if properties is None:
-            properties = MQTTPublishProps.EMPTY
-        expect("properties", properties, MQTTPublishProps, "MQTTPublishProps or None")
-        if properties.TopicAlias is not None:
-            raise ArgumentError(f"TopicAlias is {properties.TopicAlias}: aliases belong to a connection, use alias_policy instead")
-        if properties.SubscriptionIdentifier:  # [MQTT-3.3.4-6]
-            raise ArgumentError("SubscriptionIdentifier must not be in a client's PUBLISH")
-        if properties.PayloadFormatIndicator:
-            try:
-                payload.decode()
-            except UnicodeDecodeError as error:
-                raise ArgumentError(f"payload isn't UTF-8, and PayloadFormatIndicator is 1: {error}") from error
-        expiry_s = properties.MessageExpiryInterval
-        options = None
-        if expiry_s is not None or alias_policy is not NEVER:
-            options = Options(alias_policy, None if expiry_s is None else monotonic() + expiry_s, expiry_s or 0)
-        return properties.encode(), options
-
-    def _publish_when_room(self, handle: PublishHandle) -> None:
-        """Accept `handle` as soon as the queue has room, while connected; raise `QueueFullError` else. The lock is held."""
-        session = self._session
-        driver = self._driver
-        assert driver is not None
-        weight = len(handle.payload) + len(handle.topic_field) + len(handle.properties)
-        if self._settings.queue_policy is QueuePolicy.DROP_OLDEST and driver.commits is not None:
-            self._publish_for_the_oldest(handle)
-            return
-        if self._settings.queue_policy is not QueuePolicy.WAIT or weight > self._settings.queue_bytes_max:
-            session.publish(handle)
-            return
-        while True:
-            if session.connected_link() is None:
-                session.publish(handle)
-                return
-            driver.wake()
-            if driver.commits is not None:
-                self._settle()
-            driver.wait_until(lambda: session.outbound.has_room(handle) or session.connected_link() is None or driver.closing, None)
-            driver.check()
-            if session.outbound.has_room(handle):
-                session.publish(handle)
-                return
-
-    def _publish_for_the_oldest(self, handle: PublishHandle) -> None:
-        """Accept `handle` in the place of the oldest publications, which may be on disk only. The lock is held."""
-        outbound = self._session.outbound
-        while outbound.stored_rows:
-            self._settle()
-            if not outbound.queue:
-                break
-            try:
-                self._session.publish(handle)
-            except QueueFullError:
-                continue
-            return
-        self._session.publish(handle)
-
-    def _settle(self) -> None:
-        """Commit what there is, and load what the queue has room for. The lock is held, and let go of meanwhile."""
-        assert self._driver is not None
-        assert self._driver.commits is not None
-        self._lock.release()
-        try:
-            self._driver.commits.settle()
-        finally:
-            self._lock.acquire()
-        self._driver.check()
-
-    @staticmethod
-    def _raise_store_error(handle: PublishHandle) -> None:
-        if handle.done and isinstance(handle.outcome, StoreError):
-            raise handle.outcome
 
     def pending(self) -> Iterator[PublishHandle]:
         """Iterate over the unacknowledged QoS 1 and 2 publications, oldest first, those of a former process included.
 
         A backlog in the database is read window by window. Who asks for a handle here hears of its outcome through it.
         """
-        driver = self._usable()
-        after = 0
-        with self._lock:
-            found = list(self._session.outbound.pending())
-        for message in found:
-            after = max(after, message.sequence)
-            if isinstance(message, PublishHandle):
-                with self._lock:
-                    message.claimed = True
-                yield message
-        commits = driver.commits
-        while commits is not None:
-            commits.settle()
-            with commits.lock:
-                driver.check()
-                rows = commits.store.load_queued(after, self._settings.window_messages, self._settings.window_bytes)
-                with self._lock:
-                    handles = self._session.outbound.claim(rows, driver.make_message)
-            if not rows:
-                return
-            after = rows[-1].sequence
-            for handle in handles:
-                if isinstance(handle, PublishHandle):
-                    yield handle
+        return self._publisher.pending(self._usable())
 
     # ---- subscribing -------------------------------------------------------------------------------------------------------------------
 
@@ -668,7 +522,8 @@ class Client:
         session = self._session
         packet_properties = MQTTDisconnectProps.EMPTY if properties is None else properties
         expect("properties", packet_properties, MQTTDisconnectProps, "MQTTDisconnectProps or None")
-        check_disconnect_call(reason_code, packet_properties, session)
+        link = session.link
+        check_disconnect(reason_code, packet_properties, None if link is None else link.session_expiry_s)
         here = driver.delivery.here()
         timeout = check_timeout(timeout)
         deadline = None if timeout is None else monotonic() + timeout
@@ -702,6 +557,7 @@ class Client:
         if driver is None or driver.closed or driver.forked:
             return
         timeout = check_timeout(timeout)
+        deadline = None if timeout is None else monotonic() + timeout
         try:
             self.disconnect(timeout=timeout)
         except StateError:
@@ -712,7 +568,7 @@ class Client:
         current = threading.current_thread()
         for thread in (driver.thread, driver.delivery.thread):
             if thread is not None and thread is not current:
-                thread.join(None if timeout is None else timeout + 1.0)
+                thread.join(None if deadline is None else 1.0 + max(0.0, deadline - monotonic()))
 
     def shutdown(self) -> None:
         """Close at once: no DISCONNECT (so the Will fires), every handle resolves with `ClientClosedError`. Safe in a signal handler."""
@@ -731,8 +587,15 @@ class Client:
     def __del__(self) -> None:
         driver = getattr(self, "_driver", None)
         if driver is not None and not driver.closed and not driver.forked:
-            warnings.warn(f"client {driver.session.client_id!r} was collected while open: use `with` or close()", ResourceWarning, stacklevel=2)
+            warnings.warn(
+                f"client {driver.session.client_id!r} was collected while open: use `with` or close()", ResourceWarning, stacklevel=2
+            )
             driver.shut_down()
+
+    def _abandon_after_fork(self) -> None:
+        if self._driver is not None:
+            self._driver.abandon_after_fork()
+            self._lock = self._driver.lock
 
     def _usable(self) -> Driver:
         driver = self._driver
@@ -742,43 +605,3 @@ class Client:
             driver.finish()
             driver.check()
         return driver
-
-
-def restored(driver: Driver, row: StoredMessage) -> PublishHandle:
-    """Make a handle of a stored row."""
-    options = None
-    if row.alias_policy or row.expiry_s is not None:
-        expires_at = None if row.expiry_s is None else monotonic() + row.expiry_s
-        options = Options(AliasPolicy(row.alias_policy), expires_at, row.expiry_s or 0)
-    first = 0x30 | row.qos << 1 | row.retain
-    handle = PublishHandle(driver, encode_topic_field(row.topic.encode()), row.payload, row.qos, first, row.properties, options)
-    handle.sequence = row.sequence
-    handle.packet_id = row.packet_id
-    return handle
-
-
-def check_disconnect_call(reason_code: int, properties: MQTTDisconnectProps, session: Any) -> None:
-    """Raise at the call, before any waiting, if the DISCONNECT can't be sent."""
-    check_disconnect(reason_code, properties, None if session.link is None else session.link.session_expiry_s)
-
-
-def _close_at_exit() -> None:
-    """Give clients that were left open a bounded flush and goodbye."""
-    for client in list(_open_clients):
-        try:
-            client.close(EXIT_TIMEOUT_S)
-        except Exception as error:
-            warnings.warn(f"closing an open client at exit failed: {error!r}", ResourceWarning, stacklevel=1)
-
-
-def _after_fork_in_child() -> None:
-    for client in list(_open_clients):
-        driver = client._driver
-        if driver is not None:
-            driver.abandon_after_fork()
-            client._lock = driver.lock
-
-
-atexit.register(_close_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -156,11 +156,8 @@ class Driver(Waiting):
 
     def fail(self, error: BaseException) -> None:
         """Something went wrong that should not: close the network connection, and say so in the log. The lock is not held."""
+        self._report(error)
         with self.lock:
-            self.internal_error = error
-            text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            self.session.urgent.append(Report(CRITICAL, f"internal error, please report it: {error!r}\n{text}"))
-            self.tell_urgent()
             failure = MQTTError(f"internal error: {error!r}")
             failure.__cause__ = error
             self.session.fail_link(failure, monotonic(), 0x83)
@@ -170,6 +167,14 @@ class Driver(Waiting):
                 link.close_error = link.close_error or failure
                 link.state = CLOSED
             self.wake()
+
+    def _report(self, error: BaseException) -> None:
+        """Say in the log that something went wrong that should not. The lock is not held."""
+        self.internal_error = error
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        with self.lock:
+            self.session.urgent.append(Report(CRITICAL, f"internal error, please report it: {error!r}\n{text}"))
+            self.tell_urgent()
 
     def _survive(self, error: Exception) -> None:
         """A round failed: it never kills the I/O thread in silence."""
@@ -460,7 +465,7 @@ class Driver(Waiting):
             if self.commits is not None:
                 self.commits.close()
         except Exception as error:
-            self.fail(error)
+            self._report(error)
         with self.lock:
             self.closed = True
             self._release_waiting()

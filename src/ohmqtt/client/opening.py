@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ..transport import Transport
     from .driver import Driver
 
-__all__ = ["Opening", "ask"]
+__all__ = ["Opening", "ask", "unusable"]
+
+REFUSED = 0x83
 
 
 class Opening:
@@ -34,7 +36,9 @@ class Opening:
         self.authenticator: Authenticator | None = None
         # Which attempt is wanted; the result of an older one is thrown away.
         self.number = 0
+        # A test's way in; nothing else sets these.
         self.make_thread = threading.Thread
+        self.open_transport: Callable[..., Transport] = open_transport
 
     def give_up(self) -> None:
         """Forget the attempt that is under way. The lock is held."""
@@ -72,7 +76,7 @@ class Opening:
         try:
             if self.authenticator is not None:
                 data = ask(self.authenticator.start)
-            transport = open_transport(**self.options)
+            transport = self.open_transport(**self.options)
         except MQTTError as caught:
             error = caught
         except Exception as caught:
@@ -92,8 +96,7 @@ class Opening:
                             driver.arrived = transport
                             transport = None
                     except MQTTError as caught:
-                        error = AuthenticationError(f"what the authenticator gave can't be sent: {caught}")
-                        error.__cause__ = caught
+                        error = unusable(caught)
                 if error is not None:
                     session.dial_failed(error, now, random())
                     driver.phase_changed()
@@ -122,9 +125,15 @@ class Opening:
             try:
                 driver.session.authenticated(step, data, error, now)
             except MQTTError as caught:
-                # What it gave can't be sent.
-                driver.session.authenticated(step, None, caught, now)
+                driver.session.fail_link(unusable(caught), now, REFUSED)
             driver.wake()
+
+
+def unusable(error: MQTTError) -> AuthenticationError:
+    """Return the error of an authenticator whose answer can't be sent."""
+    failure = AuthenticationError(f"what the authenticator gave can't be sent: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 def ask(function: Callable[[], bytes | None]) -> bytes | None:
