@@ -83,6 +83,7 @@ class Subscriptions:
             others.update(other for other in overlapping if other not in own)
             if any(other in own and other != topic_filter for other in overlapping):
                 tangled.append(subscription)
+        fresh = self._identify(others)
         separate: list[Subscription] = []
         if not identifier:
             # Filters of one call that overlap are told apart as well; all but one get their identifier with a SUBSCRIBE of their own.
@@ -90,7 +91,6 @@ class Subscriptions:
             if others or tangled:
                 # Of what is replaced, messages may be under way: alone, its successor answers to the same identifier.
                 identifier = (reusable if len(own) == 1 else 0) or self._new_identifier()
-        fresh = self._identify(others)
         for subscription in request.subscriptions:
             # One that the same call replaced is not in the tree, but the identifier of the request is the one of its first.
             subscription.identifier = identifier
@@ -292,12 +292,11 @@ class Subscriptions:
         again: list[Request] = []
         packet = getattr(error, "packet", None)
         blamed = packet is not None and packet.reason_code in REQUEST_DISCONNECT
+        self._forget_ends()
         for request in self.outbound.requests.values():
             if request.settled:
-                # A cancelled UNSUBSCRIBE of which nobody knows whether the server acted on it: what it would have ended is asked for again.
-                for subscription in request.ends:
-                    subscription.granted = None
-            elif blamed:
+                continue
+            if blamed:
                 # Answers come in order: the first one without is what the server closed upon. It must not become a reconnect loop.
                 blamed = False
                 self._refuse(request, error)
@@ -305,6 +304,12 @@ class Subscriptions:
                 again.append(request)
         self.outbound.requests.clear()
         self.pending.extendleft(reversed(again))
+
+    def _forget_ends(self) -> None:
+        """Nobody knows whether the server acted on an UNSUBSCRIBE without an answer: unless it is sent again, what it ends is asked for again."""
+        for request in self.outbound.requests.values():
+            for subscription in request.ends:
+                subscription.granted = None
 
     def session_lost(self) -> None:
         """The server knows none of the subscriptions any more."""
@@ -356,6 +361,7 @@ class Subscriptions:
 
     def close_out(self) -> None:
         """Settle every open request: the client says goodbye."""
+        self._forget_ends()
         for request in (*self.outbound.requests.values(), *self.pending):
             if _is_ours(request):
                 # Never answered, so it is asked for again at the next connect.
