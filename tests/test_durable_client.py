@@ -6,6 +6,7 @@ Everything here goes through the public client; the peer is scripted, the databa
 from __future__ import annotations
 
 import logging
+import select
 import sqlite3
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ohmqtt import (
+    AliasPolicy,
     CancelledError,
     Client,
     ClientClosedError,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="fork, RLIMIT_FSIZE, permissions")
 
 Undelivered = Seen[Any]
+SMALL = SessionSettings(reconnect_initial_s=0.02, reconnect_max_s=0.2, window_messages=4)
 
 
 @pytest.fixture
@@ -864,6 +867,109 @@ def test_a_fork_leaves_the_parents_rows_alone(path: Path) -> None:
     assert [message.payload for message in contents(path)[1]] == [b"%d" % number for number in range(200)]
 
 
+# -- idle, slow and without threads -------------------------------------------------------------------------------------------------------
+
+
+def is_idle(for_s: float = 0.5) -> bool:
+    """Return whether this process hardly uses the processor for a while."""
+    began, cpu = time.monotonic(), time.process_time()
+    threading.Event().wait(for_s)
+    return time.process_time() - cpu < 0.2 * (time.monotonic() - began)
+
+
+@pytest.mark.slow
+def test_a_client_that_can_do_nothing_does_nothing(path: Path, peer: Peer) -> None:
+    publish_before_connect(path, 50)
+    store = WatchedStore(path)
+    with Client(store=store, settings=SMALL) as client:
+        assert is_idle(), "with a backlog, and never connected"
+        link = connect(client, peer, ReceiveMaximum=2)
+        link.expect("PUBLISH")
+        link.expect("PUBLISH")
+        loads, attempts = store.loads, len(store.attempts.now())
+        assert is_idle(), "with a backlog, and no quota"
+        link.cut()
+        peer.stop_listening()
+        assert is_idle(), "with a backlog, and a server that is away"
+        assert store.loads <= loads + 60
+        assert len(store.attempts.now()) <= attempts + 3
+        client.shutdown()
+
+
+@pytest.mark.slow
+def test_closing_ends_even_if_the_disk_refuses_everything(path: Path, peer: Peer) -> None:
+    store = WatchedStore(path)
+    with Client(store=store, settings=FAST) as client:
+        link = connect(client, peer)
+        handles = [client.publish("t", b"x", 2), client.publish("t", b"y", 1)]
+        ids = [link.expect("PUBLISH").packet_id for _ in range(2)]
+        store.refuse = lambda journal: True
+        store.attempts.clear()
+        link.pubrec(ids[0])
+        store.attempts.wait(1)
+        began = time.monotonic()
+        client.close(timeout=0.5)
+        assert time.monotonic() - began < 5.0
+        for handle in handles:
+            with pytest.raises(ClientClosedError) as raised:
+                handle.wait_for_ack(PATIENCE_S)
+            assert raised.value.stored
+    state, _ = contents(path)
+    assert [(message.packet_id, message.released) for message in state.in_flight] == [(packet_id, 0) for packet_id in ids]
+
+
+def test_the_database_works_without_threads(path: Path, peer: Peer) -> None:
+    client = Client(path, settings=FAST)
+    try:
+        early = client.publish("t", b"early", 1)
+        client.connect(peer.address, CLIENT_ID, connect_properties=LONG)
+        while not peer.links:
+            client.loop_once(0.01)
+            if peer_has_connection(peer):
+                peer.accept()
+        link = peer.links[0]
+        link.connack()
+        client.wait_for_connect(PATIENCE_S)
+        while not early.is_done():
+            client.loop_once(0.01)
+            packet = link._next_or_eof(0.0)
+            if packet is not None and packet.kind == "PUBLISH":
+                link.puback(packet.packet_id)
+        assert list(client.pending()) == []
+    finally:
+        client.close(timeout=0.1)
+    assert contents(path)[1] == []
+
+
+def peer_has_connection(peer: Peer) -> bool:
+    return bool(select.select([peer._listener], [], [], 0)[0])
+
+
+def test_a_callback_may_publish_and_wait(path: Path, peer: Peer) -> None:
+    acks: Undelivered = Seen()
+    with linked(peer, db_path=path) as (client, link):
+        client.subscribe("in", lambda client, message: acks.add(client.publish("out", message.payload, 2).wait_for_ack(PATIENCE_S)))
+        link.suback(link.expect("SUBSCRIBE").packet_id, 2)
+        link.publish("in", b"x", 2, 1)
+        packet_id = link.expect("PUBLISH", topic="out").packet_id
+        link.pubrec(packet_id)
+        link.expect("PUBREL")
+        link.pubcomp(packet_id)
+        acks.wait(1)
+        link.expect("PUBREC", packet_id=1)
+
+
+def test_the_alias_policy_survives_a_restart(path: Path, peer: Peer) -> None:
+    with Client(path) as client:
+        for number in range(3):
+            client.publish("a/long/topic/name", b"%d" % number, 1, alias_policy=AliasPolicy.TRY)
+        client.shutdown()
+    with linked(peer, db_path=path, TopicAliasMaximum=5) as (_client, link):
+        link.expect("PUBLISH", topic="a/long/topic/name", TopicAlias=1)
+        link.expect("PUBLISH", topic="", TopicAlias=1)
+        link.expect("PUBLISH", topic="", TopicAlias=1)
+
+
 # -- transactions -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -873,6 +979,15 @@ def test_publish_many_is_one_transaction(path: Path) -> None:
         client.publish_many([("t", b"x")] * 500, 1)
         assert [len(journal) for journal in store.committed] == [500]
         client.shutdown()
+
+
+def test_what_publish_many_accepted_before_the_queue_was_full_is_on_disk(path: Path) -> None:
+    with Client(path, settings=SessionSettings(queue_messages_max=5)) as client:
+        with pytest.raises(QueueFullError):
+            client.publish_many([("t", b"%d" % number) for number in range(10)], 1)
+        assert [handle.payload for handle in client.pending()] == [b"0", b"1", b"2", b"3", b"4"]
+        client.shutdown()
+    assert len(contents(path)[1]) == 5
 
 
 def test_threads_share_transactions(path: Path) -> None:
@@ -897,8 +1012,6 @@ def accepted(client: Client) -> int:
 
 
 # -- rows that are on disk only -----------------------------------------------------------------------------------------------------------
-
-SMALL = SessionSettings(reconnect_initial_s=0.02, window_messages=4)
 
 
 def test_qos_0_between_rows_on_disk_keeps_its_place(path: Path, peer: Peer) -> None:
