@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import selectors
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 
     from ohmqtt import Message
 
-__all__ = ["FAST", "PATIENCE_S", "Inbox", "Seen", "child", "collect_messages", "connected_client", "unused"]
+__all__ = ["FAST", "PATIENCE_S", "Cutter", "Inbox", "Seen", "child", "collect_messages", "connected_client", "unused"]
 
 T = TypeVar("T")
 
@@ -122,3 +126,96 @@ def child(program: str, *arguments: object, environment: dict[str, str] | None =
                 process.kill()
     finally:
         process.wait()
+
+
+class Cutter:
+    """A way to the broker on which connections are cut off after so many bytes, drawn anew for each from a seed.
+
+    What was read and not yet passed on is lost with the connection, as in a real network.
+    """
+
+    def __init__(self, port: int, seed: int, bytes_max: int) -> None:
+        self._port = port
+        self._random = random.Random(seed)
+        self._bytes_max = bytes_max
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run)
+        self._ending = False
+        self.cutting = True
+        self.cuts = 0
+        # For each socket its opposite; for each pair, kept at both, the bytes that are left.
+        self._opposite: dict[socket.socket, socket.socket] = {}
+        self._left: dict[socket.socket, list[int]] = {}
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Cutter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending = True
+        # Whoever waits for a connection is woken by one.
+        socket.create_connection(self._listener.getsockname()).close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ending:
+            for key, _ in self._selector.select():
+                sock = key.fileobj
+                assert isinstance(sock, socket.socket)
+                if sock is self._listener:
+                    self._accept()
+                elif sock in self._opposite:
+                    self._pass_on(sock)
+        for sock in list(self._opposite):
+            self._cut(sock)
+        self._listener.close()
+        self._selector.close()
+
+    def _accept(self) -> None:
+        one, _ = self._listener.accept()
+        try:
+            other = socket.create_connection(("127.0.0.1", self._port))
+        except OSError:
+            one.close()
+            return
+        left = [self._random.randrange(self._bytes_max)]
+        for sock, opposite in ((one, other), (other, one)):
+            self._opposite[sock] = opposite
+            self._left[sock] = left
+            self._selector.register(sock, selectors.EVENT_READ)
+
+    def _pass_on(self, sock: socket.socket) -> None:
+        left = self._left[sock]
+        try:
+            data = sock.recv(1_024)
+            if self.cutting:
+                left[0] -= len(data)
+            if not data or left[0] < 0:
+                self.cuts += bool(data)
+                # A part of the last packet still arrives.
+                self._opposite[sock].sendall(data[: len(data) // 2])
+                self._cut(sock)
+            else:
+                self._opposite[sock].sendall(data)
+        except OSError:
+            self._cut(sock)
+
+    def _cut(self, sock: socket.socket) -> None:
+        opposite = self._opposite.pop(sock, None)
+        if opposite is None:
+            return
+        del self._opposite[opposite]
+        for end in (sock, opposite):
+            del self._left[end]
+            self._selector.unregister(end)
+            if self._random.random() < 0.5:
+                # A reset in place of an orderly end.
+                with contextlib.suppress(OSError):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            end.close()
