@@ -350,14 +350,7 @@ class Client:
             driver.check()
             for handle in handles:
                 try:
-                    self._session.publish(handle)
-                except QueueFullError:
-                    # Waiting lets go of the lock: what was accepted so far must be able to leave.
-                    try:
-                        self._publisher.accept_when_room(handle)
-                    except MQTTError as caught:
-                        error = caught
-                        break
+                    self._publisher.accept(handle)
                 except MQTTError as caught:
                     error = caught
                     break

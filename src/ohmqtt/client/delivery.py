@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Delivery", "log"]
 
-logger = logging.getLogger("ohmqtt")
+_logger = logging.getLogger("ohmqtt")
 
 CALLBACK_FAILED = 0x83
 """What the server is told of a message whose callback raised: implementation specific error, never Success."""
@@ -256,6 +256,6 @@ class Delivery:
 def log(level: int, text: str, *arguments: object, error: BaseException | None = None) -> None:
     """Write to the log, which is user code: a handler of it that raises is itself only reported, as Python reports such things."""
     try:
-        logger.log(level, text, *arguments, exc_info=error)
+        _logger.log(level, text, *arguments, exc_info=error)
     except Exception as failure:
         sys.excepthook(type(failure), failure, failure.__traceback__)

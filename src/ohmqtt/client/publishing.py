@@ -113,6 +113,13 @@ class Publisher:
             options = Options(alias_policy, None if expiry_s is None else monotonic() + expiry_s, expiry_s or 0)
         return properties.encode(), options
 
+    def accept(self, handle: PublishHandle) -> None:
+        """Hand `handle` to the Session, or wait until it has room, as the policy says. The lock is held, and let go of while waiting."""
+        try:
+            self._session.publish(handle)
+        except QueueFullError:
+            self.accept_when_room(handle)
+
     def accept_when_room(self, handle: PublishHandle) -> None:
         """Accept `handle` as soon as the queue has room, while connected; raise `QueueFullError` else. The lock is held."""
         session = self._session
