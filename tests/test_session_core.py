@@ -688,7 +688,7 @@ def test_a_session_that_is_ended_by_name_takes_what_was_open_with_it() -> None:
     journal = pair.journal()
     assert (DELETE, message.sequence) in journal
     assert (FORGET, 9) in journal
-    assert (SESSION, "1 none") in journal
+    assert (SESSION, "1 none ended") in journal
 
 
 @pytest.mark.spec("MQTT-3.14.2-1", "MQTT-3.14.4-3")

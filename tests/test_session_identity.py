@@ -93,4 +93,4 @@ def test_a_session_that_we_ended_is_remembered_as_ended() -> None:
     used.end()
     assert used.ended == "me"
     assert not used.ours
-    assert used.baskets.journal == [(SESSION, "3 none")]
+    assert used.baskets.journal == [(SESSION, "3 none ended")]

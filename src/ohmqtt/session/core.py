@@ -28,7 +28,7 @@ from .baskets import Baskets, Turn
 from .identity import Identity
 from .inbound import Inbound, check_answer
 from .outbound import Outbound
-from .policy import POISON_DISCONNECT, Backoff, check_disconnect, describe, fit_disconnect, is_fatal
+from .policy import Backoff, check_disconnect, describe, fit_disconnect, is_by_server, is_fatal
 from .receiving import Receiving
 from .subscriptions import Subscriptions
 
@@ -207,13 +207,13 @@ class Session:
         self.link = None
         was_connected = link.connack is not None
         cause = link.close_error or error or LinkLostError("the server closed the connection")
-        packet = getattr(cause, "packet", None)
-        by_peer = link.close_error is None if packet is None else packet.reason_code in POISON_DISCONNECT
+        # Neither our own goodbye nor an error that we found is anything that a publication did to the server.
+        closed_by_us = self.connect_packet is None or (link.close_error is not None and getattr(cause, "packet", None) is None)
         link.state = CLOSED
         self.auth_steps.clear()
         self.outbound.drop_writes(self.baskets.writes)
         self.baskets.writes.clear()
-        self.outbound.link_lost(link, by_peer)
+        self.outbound.link_lost(link, not closed_by_us and is_by_server(cause))
         self.subscriptions.link_lost(cause)
         if link.connected_at is not None:
             self.backoff.ended(now - link.connected_at)
@@ -265,6 +265,7 @@ class Session:
         self.connect_packet = None
         self.link_lost(None, now, 0.0)
         self.phase = IDLE
+        self.outbound.requeue_unsent()
         self.outbound.close_out(self.identity.ours and self.session_expiry_s != 0)
         self.subscriptions.close_out()
         self.baskets.hurry()
@@ -346,7 +347,7 @@ class Session:
         if assigned is not None and not identity.client_id:
             identity.claim(assigned)
         self.clean_start = False
-        identity.ended = None
+        identity.established()
         if not packet.session_present:  # [MQTT-3.2.2-5] [MQTT-3.1.2-4]
             self.outbound.session_lost()
             self.inbound.session_lost()

@@ -40,9 +40,10 @@ class Identity:
         self.owner = state.client_id
         self.client_id = state.client_id or ""
         if state.session is not None:
-            epoch, ours = state.session.split()
+            epoch, ours, *ended = state.session.split()
             self.epoch = int(epoch)
             self.ours = ours == "ours"
+            self.ended = self.client_id if ended else None
 
     def resolve(self, client_id: str) -> str:
         """Return the identifier to connect with: an empty one becomes the database's.
@@ -72,6 +73,12 @@ class Identity:
         self.ended = self.client_id
         self.own(False)
 
+    def established(self) -> None:
+        """The server has accepted a connection: a session that we ended before is over."""
+        if self.ended is not None:
+            self.ended = None
+            self._record()
+
     def greet(self) -> None:
         """A CONNECT is about to be handed to the wire: from here on the server may have a session of ours, whatever becomes of the answer."""
         # An empty identifier names no session that there could have been before.
@@ -89,4 +96,8 @@ class Identity:
         self.ours = ours
         if ours:
             self.epoch += 1
-        self.baskets.record(SESSION, f"{self.epoch} {'ours' if ours else 'none'}")
+        self._record()
+
+    def _record(self) -> None:
+        ended = self.ended is not None and self.ended == self.client_id
+        self.baskets.record(SESSION, f"{self.epoch} {'ours' if self.ours else 'none'}{' ended' if ended else ''}")

@@ -370,6 +370,17 @@ class Outbound(Backlog):
         self.released.clear()
         self.retired.clear()
         self.resend.clear()
+        self._requeue(again)
+
+    def requeue_unsent(self) -> None:
+        """There will be no other link in this process: what has an identifier and never left isn't part of the session, and is queued again."""
+        unsent = [message for message in self.in_flight.values() if not message.sent and self._goes_again(message)]
+        for message in unsent:
+            del self.in_flight[message.packet_id]
+        self._requeue(unsent)
+
+    def _requeue(self, again: list[Outgoing]) -> None:
+        """Put publications before the queue, as if they had never been sent."""
         again.sort(key=_sequence, reverse=True)
         for message in again:
             message.packet_id = 0
@@ -411,7 +422,6 @@ class Outbound(Backlog):
                     self.settle(message, ClientClosedError("the client was closed before the message was sent"))
         for message in list(self.stored_handles.values()):
             self._close(message, stored)
-            message.state = SETTLED
         self.stored_handles.clear()
 
     def _close(self, message: Outgoing, stored: bool) -> None:
@@ -466,10 +476,13 @@ class Outbound(Backlog):
             message.state = SETTLED
             self.messages -= 1
             self.bytes -= len(message.payload) + len(message.topic_field) + len(message.properties)
-            if message.outcome is None:
+            if message.outcome is None or isinstance(message.outcome, ClientClosedError):
+                # What a goodbye has said of it meanwhile, that it is stored, isn't true, and nobody has heard it yet.
                 message.outcome = error
                 found.append(message)
         turn.accepted.clear()
+        for resolved in (turn.resolved, self.baskets.resolved):
+            resolved[:] = [request for request in resolved if request.outcome is not error]
         for entries in (turn.journal, self.baskets.journal):
             entries[:] = [entry for entry in entries if entry[0] not in ABOUT_MESSAGES or _entry_sequence(entry) not in withdrawn]
         for writes in (turn.writes, self.baskets.writes):

@@ -25,6 +25,7 @@ __all__ = [
     "check_disconnect",
     "describe",
     "fit_disconnect",
+    "is_by_server",
     "is_fatal",
 ]
 
@@ -74,6 +75,17 @@ def is_fatal(error: MQTTError) -> bool:
         return packet.reason_code in FATAL_DISCONNECT
     # A bad setting that only the attempt could find, or a scheme that we don't speak, is as final as a refusal to authenticate.
     return isinstance(error, (ForeignSessionError, AuthenticationError, ArgumentError, NotSupportedError))
+
+
+def is_by_server(error: MQTTError) -> bool:
+    """Return whether the server may have ended the connection upon a publication: with a reason, or without a word.
+
+    A network that breaks says so with another error than a closed or reset connection; it has nothing to do with what was sent.
+    """
+    packet = getattr(error, "packet", None)
+    if packet is not None:
+        return packet.reason_code in POISON_DISCONNECT
+    return error.__cause__ is None or isinstance(error.__cause__, ConnectionError)
 
 
 def describe(packet: MQTTConnAckPacket | MQTTDisconnectPacket) -> str:
