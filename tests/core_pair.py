@@ -265,5 +265,12 @@ class Pair:
 
     def order(self) -> list[str]:
         """Return the log in short: journal entries by number, packets by kind, everything else by class."""
-        short = {"journal": lambda entry: f"journal {entry[0]}", "wire": lambda entry: entry if entry == "EOF" else entry.kind}
-        return [short.get(kind, lambda entry: type(entry).__name__)(entry) for kind, entry in self.log]
+        return [_short(kind, entry) for kind, entry in self.log]
+
+
+def _short(kind: str, entry: Any) -> str:
+    if kind == "journal":
+        return f"journal {entry[0]}"
+    if kind == "wire":
+        return "EOF" if entry == "EOF" else str(entry.kind)
+    return type(entry).__name__

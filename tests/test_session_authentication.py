@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -38,7 +38,7 @@ class Authenticating(Pair):
         self.open(b"first")
         return self
 
-    def complete(self, **properties: object) -> Authenticating:
+    def complete(self, **properties: Any) -> Authenticating:
         self.begin()
         self.feed(connack(AuthenticationMethod="M", **properties))
         self.answer_step(self.step())

@@ -67,17 +67,17 @@ def test_a_store_is_claimed_once_and_memory_never() -> None:
 def test_the_session_is_ours_from_before_connect_leaves_until_it_is_refused() -> None:
     fresh = identity("me")
     fresh.greet()
-    assert fresh.ours
-    assert not fresh.ours_before
+    facts = [(fresh.ours, fresh.ours_before)]
     assert fresh.baskets.required
     fresh.refused()
     fresh.refused()
-    assert not fresh.ours
+    facts.append((fresh.ours, fresh.ours_before))
     fresh.greet()
     fresh.greet()
-    assert fresh.ours_before
+    facts.append((fresh.ours, fresh.ours_before))
     fresh.refused()
-    assert fresh.ours
+    facts.append((fresh.ours, fresh.ours_before))
+    assert facts == [(True, False), (False, False), (True, True), (True, True)]
     assert fresh.baskets.journal == [(SESSION, "1 ours"), (SESSION, "1 none"), (SESSION, "2 ours")]
 
 

@@ -26,8 +26,6 @@ from ohmqtt.property import (
 from tests.core_pair import Pair, ack, auth, connack, publish, publish_bytes
 from tests.strict_parser import encode_packet, encode_properties
 
-TEXT = {"ReasonString": "why"}
-
 
 def refused(pair: Pair, data: bytes) -> int:
     """Feed what a server must not send; return the reason code of our DISCONNECT."""
@@ -190,14 +188,12 @@ def test_a_qos_1_and_a_qos_2_exchange_in_every_form_of_the_acknowledgements(form
             return ack(first, packet_id)
         if form == "code":
             return ack(first, packet_id, 0)
-        kinds = {
-            0x40: (MQTTPubAckPacket, MQTTPubAckProps),
-            0x50: (MQTTPubRecPacket, MQTTPubRecProps),
-            0x62: (MQTTPubRelPacket, MQTTPubRelProps),
-            0x70: (MQTTPubCompPacket, MQTTPubCompProps),
-        }
-        kind, properties = kinds[first]
-        return kind(packet_id, 0, properties(**TEXT)).encode()  # type: ignore[arg-type]
+        return {
+            0x40: MQTTPubAckPacket(packet_id, 0, MQTTPubAckProps(ReasonString="why")),
+            0x50: MQTTPubRecPacket(packet_id, 0, MQTTPubRecProps(ReasonString="why")),
+            0x62: MQTTPubRelPacket(packet_id, 0, MQTTPubRelProps(ReasonString="why")),
+            0x70: MQTTPubCompPacket(packet_id, 0, MQTTPubCompProps(ReasonString="why")),
+        }[first].encode()
 
     pair.feed(packet(0x40, one.packet_id), packet(0x50, two.packet_id), packet(0x70, two.packet_id))
     assert one.outcome is not None
@@ -228,7 +224,9 @@ def test_suback_and_unsuback_find_their_request() -> None:
     ],
     ids=lambda packet: type(packet).__name__,
 )
-def test_who_asked_for_no_problem_information_is_told_none(packet: MQTTPubAckPacket) -> None:
+def test_who_asked_for_no_problem_information_is_told_none(
+    packet: MQTTPubAckPacket | MQTTPubRecPacket | MQTTSubAckPacket | MQTTUnsubAckPacket,
+) -> None:
     assert refused(Pair().connect(RequestProblemInformation=0), packet.encode()) == 0x82
     pair = Pair().connect()
     pair.publish(qos=1 if isinstance(packet, MQTTPubAckPacket) else 2)
