@@ -1,6 +1,7 @@
 """A publisher is killed with SIGKILL again and again, and goes on with what its database knows: nothing that `publish` returned for is lost.
 
 The subscriber at the other side of a real broker counts. At QoS 2 there is no duplicate; order per topic holds (at QoS 1: of first arrivals).
+Then the roles are changed, and it is the subscriber who is killed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pytest
 from tests.broker_tools import PATIENCE_S, Inbox, child, collect_messages, connected_client, unused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from tests.mosquitto import Mosquitto
@@ -116,6 +117,21 @@ class Lives:
             assert process.wait(PATIENCE_S) == 0
 
 
+# Says on its output what its callback got.
+SUBSCRIBER = """
+import os, sys
+from ohmqtt import Client, MQTTConnectProps, SessionSettings
+
+address, path, client_id, topic = sys.argv[1:]
+with Client(path, settings=SessionSettings(reconnect_initial_s=0.02, reconnect_max_s=0.2)) as client:
+    subscription = client.subscribe(f"{topic}/#", lambda client, message: os.write(1, b"%s %s\\n" % (message.topic.encode(), message.payload)))
+    client.connect(address, client_id, connect_properties=MQTTConnectProps(SessionExpiryInterval=3600))
+    subscription.wait_for_ack(30)
+    os.write(1, b"subscribed 0\\n")
+    sys.stdin.read()
+"""
+
+
 def number_of(payload: str) -> tuple[int, ...]:
     return tuple(int(word) for word in payload.split())
 
@@ -146,3 +162,59 @@ def test_a_publisher_that_is_killed_again_and_again_loses_nothing(
     for topic in {topic for topic, _ in arrivals}:
         numbers = [number_of(payload) for name, payload in first_arrivals if name == topic]
         assert numbers == sorted(numbers), f"out of order in {topic}"
+
+
+def arrivals_in_a_life(output: Iterable[str]) -> list[tuple[str, int]]:
+    """Return (topic, number) of each message; the last line may be cut."""
+    words = [line.split() for line in output if line.endswith("\n")]
+    return [(topic, int(number)) for topic, number in words if topic != "subscribed"]
+
+
+@pytest.mark.spec("MQTT-4.3.3-8", "MQTT-4.3.3-10", "MQTT-4.5.0-1")
+@pytest.mark.parametrize("qos", [1, 2])
+def test_a_subscriber_that_is_killed_again_and_again_gets_everything(
+    mosquitto_factory: Callable[..., Mosquitto], tmp_path: Path, qos: int
+) -> None:
+    seed = secrets.randbits(32)
+    sys.stdout.write(f"seed {seed}\n")  # shown beside a failure
+    chance = random.Random(seed)
+    broker = mosquitto_factory(config=["max_queued_messages 0", "max_inflight_messages 50"])
+    topic = unused()
+    arguments = (broker.address, tmp_path / "queue.db", unused("client"), topic)
+    lives: list[list[tuple[str, int]]] = []
+    sent: list[tuple[str, int]] = []
+    with connected_client(broker.address) as publisher:
+        # The first life only subscribes.
+        with child(SUBSCRIBER, *arguments) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "subscribed 0\n"
+        for _ in range(LIVES // 2):
+            for _ in range(100):
+                sent.append((f"{topic}/{len(sent) % TOPICS}", len(sent) + 1))
+                publisher.publish(sent[-1][0], b"%d" % sent[-1][1], qos)
+            with child(SUBSCRIBER, *arguments) as process:
+                assert process.stdout is not None
+                lines = [process.stdout.readline() for _ in range(chance.randint(1, 100))]
+                process.kill()
+                lives.append(arrivals_in_a_life([*lines, *process.stdout]))
+                assert process.wait() == -signal.SIGKILL, "it ended by itself"
+        publisher.publish(f"{topic}/end", b"0", qos).wait_for_ack(PATIENCE_S)
+        with child(SUBSCRIBER, *arguments) as process:
+            assert process.stdout is not None
+            lines = []
+            while not lines or not lines[-1].startswith(f"{topic}/end"):
+                lines.append(process.stdout.readline())
+            lives.append(arrivals_in_a_life(lines[:-1]))
+    arrivals = [arrival for life in lives for arrival in life]
+    first_arrivals = list(dict.fromkeys(arrivals))
+    assert set(sent) == set(first_arrivals), f"lost: {sorted(set(sent) - set(first_arrivals))[:10]}"
+    for name in {name for name, _ in sent}:
+        numbers = [number for topic, number in first_arrivals if topic == name]
+        assert numbers == sorted(numbers), f"out of order in {name}"
+    for life in lives:
+        assert len(life) == len(set(life)), "a callback was run twice in one life"
+    if qos == 2:
+        # A callback is repeated if the process died before the commit that followed it: what comes again later are the last ones of a life.
+        for number, life in enumerate(lives):
+            again = set(life) & {arrival for later in lives[number + 1 :] for arrival in later}
+            assert again == set(life[len(life) - len(again) :])
