@@ -538,6 +538,8 @@ class Client:
             driver.wait_until(flushed, left(deadline))
             if driver.closed:
                 return
+            # Of the batch whose callback calls this, and of what is still running when the time is up.
+            driver.delivery.acknowledge()
             session.disconnect(monotonic(), reason_code, packet_properties)
             driver.opening.give_up()
         driver.flush()
