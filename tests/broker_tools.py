@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import ohmqtt
-from ohmqtt import Client, SessionSettings
+from ohmqtt import Client, Message, SessionSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
-    from ohmqtt import Message
+    from typing_extensions import Self
+
 
 __all__ = ["FAST", "PATIENCE_S", "Cutter", "Inbox", "Seen", "child", "collect_messages", "connected_client", "unused"]
 
@@ -73,7 +74,7 @@ class Seen(Generic[T]):
             return self._items[:]
 
 
-class Inbox(Seen["Message"]):
+class Inbox(Seen[Message]):
     """A callback for `subscribe` that keeps the messages."""
 
     def payloads(self) -> list[bytes]:
@@ -89,7 +90,7 @@ def unused(what: str = "t") -> str:
 
 
 @contextlib.contextmanager
-def connected_client(address: str, client_id: str = "", *, settings: SessionSettings = FAST, **options: Any) -> Iterator[Client]:
+def connected_client(address: str, client_id: str = "", *, settings: SessionSettings = FAST, **options: Any) -> Generator[Client]:
     """Open a client that is connected when the block begins. `db_path` goes to the client, the other options to `connect`."""
     db_path = options.pop("db_path", None)
     db_fast = options.pop("db_fast", False)
@@ -107,7 +108,7 @@ def collect_messages(client: Client, topic_filter: str, max_qos: int = 2, **opti
 
 
 @contextlib.contextmanager
-def child(program: str, *arguments: object, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def child(program: str, *arguments: object, environment: dict[str, str] | None = None) -> Generator[subprocess.Popen[str]]:
     """Run `program` in a Python of its own, with its output as text in a pipe; whatever happens, it is gone afterwards."""
     source = str(Path(ohmqtt.__file__).parent.parent)
     paths = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -153,7 +154,7 @@ class Cutter:
     def address(self) -> str:
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
-    def __enter__(self) -> Cutter:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from typing_extensions import Self
+
     from ohmqtt import PublishHandle
     from tests.mosquitto import Mosquitto
 
@@ -57,7 +59,7 @@ class Load:
         self.errors: list[Exception] = []
         self.threads = [threading.Thread(target=self._run, args=(f"publisher{i}",)) for i in range(PUBLISHERS)]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self.threads:
             thread.start()
         return self
@@ -208,11 +210,15 @@ PAYLOADS = [b"%d" % i + b" " * (i % 50) for i in range(600)]
 @pytest.mark.spec("MQTT-4.3.2-2", "MQTT-4.3.3-2", "MQTT-4.4.0-1", "MQTT-4.6.0-1")
 @pytest.mark.parametrize("durable", [False, True], ids=["memory", "database"])
 @pytest.mark.parametrize("qos", [1, 2])
-def test_a_publisher_whose_connections_are_cut_loses_and_repeats_nothing(mosquitto: Mosquitto, tmp_path: Path, durable: bool, qos: int) -> None:
+def test_a_publisher_whose_connections_are_cut_loses_and_repeats_nothing(
+    mosquitto: Mosquitto, tmp_path: Path, durable: bool, qos: int
+) -> None:
     topic = unused()
     with connected_client(mosquitto.address) as subscriber, Cutter(mosquitto.port, 1, 5_000) as way:
         inbox = collect_messages(subscriber, topic)
-        with connected_client(way.address, unused("publisher"), db_path=tmp_path / "queue.db" if durable else None, db_fast=True) as publisher:
+        with connected_client(
+            way.address, unused("publisher"), db_path=tmp_path / "queue.db" if durable else None, db_fast=True
+        ) as publisher:
             for handle in [publisher.publish(topic, payload, qos) for payload in PAYLOADS]:
                 handle.wait_for_ack(PATIENCE_S)
             # So that the goodbye gets through.
@@ -226,7 +232,9 @@ def test_a_publisher_whose_connections_are_cut_loses_and_repeats_nothing(mosquit
 @pytest.mark.spec("MQTT-4.3.3-8", "MQTT-4.3.3-10", "MQTT-4.3.3-11")
 @pytest.mark.parametrize("durable", [False, True], ids=["memory", "database"])
 @pytest.mark.parametrize("qos", [1, 2])
-def test_a_subscriber_whose_connections_are_cut_misses_and_repeats_nothing(mosquitto: Mosquitto, tmp_path: Path, durable: bool, qos: int) -> None:
+def test_a_subscriber_whose_connections_are_cut_misses_and_repeats_nothing(
+    mosquitto: Mosquitto, tmp_path: Path, durable: bool, qos: int
+) -> None:
     topic = unused()
     path = tmp_path / "queue.db" if durable else None
     with Cutter(mosquitto.port, 2, 5_000) as way, connected_client(mosquitto.address) as publisher:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -266,7 +266,7 @@ def wait_for_log_count(broker: Mosquitto, text: str, count: int) -> None:
 def test_a_user_name_and_a_password_open_the_door(mosquitto_factory: Factory, by_address: bool) -> None:
     broker = mosquitto_factory(users={"anna": "gehe/im:@ü"})
     address = f"mqtt://anna:gehe%2Fim%3A%40%C3%BC@{broker.address}" if by_address else broker.address
-    options = {} if by_address else {"user_name": "anna", "password": "gehe/im:@ü"}
+    options: dict[str, Any] = {} if by_address else {"user_name": "anna", "password": "gehe/im:@ü"}
     with connected_client(address, **options) as client:
         client.publish("t", b"x", 1).wait_for_ack(PATIENCE_S)
 
@@ -298,7 +298,9 @@ def test_bad_credentials_stop_the_client_with_the_reason(mosquitto_factory: Fact
 
 @pytest.mark.spec("MQTT-4.3.3-9", "MQTT-4.4.0-2")
 @pytest.mark.parametrize("qos", [1, 2])
-def test_a_publication_that_the_broker_rejects_raises_with_its_acknowledgement(mosquitto_factory: Factory, tmp_path: Path, qos: int) -> None:
+def test_a_publication_that_the_broker_rejects_raises_with_its_acknowledgement(
+    mosquitto_factory: Factory, tmp_path: Path, qos: int
+) -> None:
     access = tmp_path / "access"
     access.write_text("topic readwrite allowed/#\n", encoding="utf-8")
     broker = mosquitto_factory(config=[f"acl_file {access}"])

@@ -65,7 +65,9 @@ def test_every_kind_of_payload(mosquitto: Mosquitto, payload: bytes | str | byte
 
 
 @pytest.mark.spec("MQTT-1.5.4-3", "MQTT-4.7.3-4")
-@pytest.mark.parametrize("name", ["ü/☃/𐍈", "with space", "/", "//", "\ufeffmark", "x" * 30_000], ids=["unicode", "space", "slash", "slashes", "BOM", "long"])
+@pytest.mark.parametrize(
+    "name", ["ü/☃/𐍈", "with space", "/", "//", "\ufeffmark", "x" * 30_000], ids=["unicode", "space", "slash", "slashes", "BOM", "long"]
+)
 def test_every_kind_of_topic(mosquitto: Mosquitto, name: str) -> None:
     topic = f"{unused()}{name}"
     with connected_client(mosquitto.address) as client:
@@ -135,7 +137,9 @@ def test_a_retained_message_is_set_replaced_and_deleted(mosquitto: Mosquitto) ->
             fresh.on_message = inbox
             fresh.subscribe(topic).wait_for_ack(PATIENCE_S)
             fresh.publish(topic, b"end", 1).wait_for_ack(PATIENCE_S)
-            return [(message.payload, message.retain) for message in inbox.wait_until(lambda items: bool(items) and items[-1].payload == b"end")][:-1]
+            return [
+                (message.payload, message.retain) for message in inbox.wait_until(lambda items: bool(items) and items[-1].payload == b"end")
+            ][:-1]
 
     with connected_client(mosquitto.address) as client:
         inbox = collect_messages(client, topic)

@@ -38,7 +38,7 @@ def refusals(address: str, tls_context: ssl.SSLContext | None, count: int, **opt
         client.connect(address, tls_context=tls_context, **options)  # type: ignore[arg-type]
         events = seen.wait(count)
         assert not client.is_connected()
-        with pytest.raises(TimeoutError, match="certificate|handshake|CONNACK|lost"):
+        with pytest.raises(TimeoutError, match=r"certificate|handshake|CONNACK|lost"):
             client.wait_for_connect(0.0)
     return events
 
@@ -66,7 +66,9 @@ def test_a_server_of_another_authority_is_refused(broker: Mosquitto, certificate
 
 
 def test_a_server_of_another_name_is_refused(certificates: Certificates) -> None:
-    with Mosquitto(certificate=certificates.misnamed, key=certificates.misnamed_key, authority=certificates.authority, unix=False) as broker:
+    with Mosquitto(
+        certificate=certificates.misnamed, key=certificates.misnamed_key, authority=certificates.authority, unix=False
+    ) as broker:
         text = told(refusals(broker.tls_address, certificates.client_context(), 1))
         assert "certificate verify failed" in text
         assert "localhost" in text

@@ -68,7 +68,7 @@ def test_connect_gives_the_connack_and_disconnect_ends_it(way: Way, broker: Mosq
         connack = client.wait_for_connect(PATIENCE_S)
         assert client.is_connected()
         assert (connack.reason_code, connack.session_present) == (0, False)
-        assert client.connack == connack
+        assert [client.connack] == [connack]
         assert seen.wait() == [connack]
         assert client.client_id == client_id
         client.disconnect()
