@@ -1177,6 +1177,37 @@ def test_with_a_database_sent_is_enough_to_be_idle() -> None:
     assert pair.session.idle()
 
 
+def test_an_unsubscribe_is_asked_for_like_a_subscribe() -> None:
+    pair = Pair().connect()
+    pair.unsubscribe("a")
+    assert pair.kinds() == ["UNSUBSCRIBE"]
+
+
+def test_an_authentication_from_the_first_step_to_the_next_exchange() -> None:
+    pair = Pair()
+    pair.start(AuthenticationMethod="M")
+    pair.open(b"1")
+    pair.feed(connack(AuthenticationMethod="M", AuthenticationData=b"2"))
+    (step,) = pair.session.auth_steps
+    pair.session.auth_steps.clear()
+    assert pair.session.connected_link() is None
+    pair.session.authenticated(step, None, None, pair.now)
+    pair.session.reauthenticate(b"3", pair.now)
+    pair.pump()
+    assert pair.kinds() == ["CONNECT", "AUTH"]
+    pair.feed(BAD)
+    assert isinstance(pair.ending().error, ProtocolError)
+
+
+def test_a_clock_that_ticks_on_a_closed_link_changes_nothing() -> None:
+    pair = Pair().connect()
+    pair.session.receive(b"\xe0\x00", pair.now)
+    pair.session.tick(1_000.0)
+    pair.pump()
+    assert pair.kinds() == ["EOF"]
+    assert "0x00" in str(pair.ending().error)
+
+
 # ---- turns ------------------------------------------------------------------------------------------------------------------------------------------------
 
 

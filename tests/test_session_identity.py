@@ -94,3 +94,19 @@ def test_a_session_that_we_ended_is_remembered_as_ended() -> None:
     assert used.ended == "me"
     assert not used.ours
     assert used.baskets.journal == [(SESSION, "3 none ended")]
+
+
+@pytest.mark.parametrize("client_id", ["me", ""])
+def test_the_end_is_remembered_over_processes_until_a_connection_is_accepted(client_id: str) -> None:
+    used = identity(client_id or None)
+    used.claim(client_id)
+    used.greet()
+    used.baskets.journal.clear()
+    used.end()
+    ((_, text),) = used.baskets.journal
+    after = identity(client_id or None, text)
+    assert after.ended == client_id
+    after.established()
+    after.established()
+    assert after.ended is None
+    assert after.baskets.journal == [(SESSION, "1 none")]

@@ -28,6 +28,7 @@ from ohmqtt.session.policy import (
     check_disconnect,
     describe,
     fit_disconnect,
+    is_by_server,
     is_fatal,
 )
 from ohmqtt.session.settings import SessionSettings
@@ -108,3 +109,23 @@ def test_what_does_not_fit_is_left_out_the_dispensable_first() -> None:
         if len(data) not in sizes:
             sizes.append(len(data))
     assert sizes == [25, 18, 9, 3, 0]
+
+
+def lost(cause: BaseException | None) -> LinkLostError:
+    error = LinkLostError("lost")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "by_server"),
+    [
+        (LinkLostError("", MQTTDisconnectPacket(0x95)), True),
+        (LinkLostError("", MQTTDisconnectPacket(0x8B)), False),
+        (lost(None), True),
+        (lost(ConnectionResetError()), True),
+        (lost(OSError("no route")), False),
+    ],
+)
+def test_a_server_that_closes_with_a_reason_or_without_a_word_may_have_choked(error: MQTTError, by_server: bool) -> None:
+    assert is_by_server(error) is by_server
