@@ -463,17 +463,13 @@ class Client:
             raise StateError("the loop runs on its own threads: loop_once() and loop_forever() are for clients without")
         if driver.delivery.here():
             raise StateError("loop_once() in a callback: callbacks don't nest")
-        if not driver.stepping.acquire(blocking=False):
+        if not driver.looping.acquire(blocking=False):
             raise StateError("another thread is in the loop of this client")
         try:
-            if not driver.closed:
-                driver.step(0.0 if driver.delivery.inbox else timeout)
+            driver.take_turn(0.0 if driver.delivery.inbox else timeout)
+            driver.delivery.drain()
         finally:
-            driver.stepping.release()
-            # Whoever waits on another thread drives the I/O from here on.
-            with self._lock:
-                driver.notify()
-        driver.delivery.drain()
+            driver.looping.release()
         driver.finish()
 
     def loop_forever(self) -> None:

@@ -78,9 +78,10 @@ class Delivery:
         """The delivery thread."""
         while True:
             with self.driver.lock:
-                if not self.inbox:
-                    if self.driver.closed:
-                        return
+                if not self.inbox and self.driver.closed:
+                    return
+                # Somebody else may be at it still: a loop of the user's that gives way to the threads.
+                if not self.inbox or self.running_on is not None:
                     self.sleeping = True
                 sleep = self.sleeping
             if sleep:
@@ -119,6 +120,7 @@ class Delivery:
         finally:
             with driver.lock:
                 self.running_on = None
+                self.interrupt()
                 driver.notify()
 
     def _finish(self, events: list[Any], done: int, received_bytes: int) -> None:

@@ -416,18 +416,19 @@ class Driver(Waiting):
             self.check()
             if self.thread is not None:
                 raise StateError("the loop is running already")
-            if not self.stepping.acquire(blocking=False):
+            if not self.looping.acquire(blocking=False):
                 raise StateError("loop_once() or loop_forever() is running: a client has either threads or a loop of its owner")
             try:
-                # Both threads begin with the lock, so that they see what is set here; and so does a wait that drives the I/O itself.
-                delivery = threading.Thread(target=self.delivery.run, name="ohmqtt-delivery", daemon=True)
-                thread = threading.Thread(target=self.run, name="ohmqtt-io", daemon=True)
-                delivery.start()
-                thread.start()
+                delivery = self.opening.make_thread(target=self.delivery.run, name="ohmqtt-delivery", daemon=True)
+                # Seen from now on: a wait that drives the I/O gives way.
+                self.thread = self.opening.make_thread(target=self.run, name="ohmqtt-io", daemon=True)
                 self.delivery.thread = delivery
-                self.thread = thread
             finally:
-                self.stepping.release()
+                self.looping.release()
+        self.wake_now()
+        with self.stepping:
+            delivery.start()
+            self.thread.start()
 
     def shut_down(self) -> None:
         """Ask for the immediate end. Takes no lock that could be held: safe in a signal handler."""
@@ -479,6 +480,7 @@ class Driver(Waiting):
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
         self.stepping = threading.Lock()
+        self.looping = threading.Lock()
         self.forked = True
         self.closing = True
         self.closed = True

@@ -37,7 +37,7 @@ class Opening:
         # Which attempt is wanted; the result of an older one is thrown away.
         self.number = 0
         # A test's way in; nothing else sets these.
-        self.make_thread = threading.Thread
+        self.make_thread: Callable[..., threading.Thread] = threading.Thread
         self.open_transport: Callable[..., Transport] = open_transport
 
     def give_up(self) -> None:

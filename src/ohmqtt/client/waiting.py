@@ -40,7 +40,9 @@ class Waiting(ABC):
         self.wake_out.setblocking(False)
         self.sleeping = False
         self.thread: threading.Thread | None = None
+        # Who does a round of I/O holds `stepping`, who is in a loop of the user's holds `looping`.
         self.stepping = threading.Lock()
+        self.looping = threading.Lock()
         # `closing` is asked for, and nothing new is accepted; `closed` is done.
         self.closing = False
         self.closed = False
@@ -112,6 +114,26 @@ class Waiting(ABC):
             # Whoever else waits has to drive from now on.
             self.notify()
         return condition()
+
+    def take_turn(self, timeout: float | None) -> None:
+        """Do one round of I/O; or, while a wait on another thread does it, wait for what that brings. The lock is not held."""
+        if self.stepping.acquire(blocking=False):
+            try:
+                if not self.closed:
+                    self.step(timeout)
+            finally:
+                self.stepping.release()
+                # Whoever waits on another thread has to drive from now on.
+                with self.lock:
+                    self.notify()
+            return
+        with self.lock:
+            if self.stepping.locked():
+                self.watchers += 1
+                try:
+                    self.changed.wait(timeout)
+                finally:
+                    self.watchers -= 1
 
     def wait(self, request: Outgoing | Request, timeout: float | None) -> None:
         """Wait until `request` is resolved."""
