@@ -636,6 +636,27 @@ def test_shared_subscriptions_match_by_their_filter() -> None:
     assert due(pair, "b") == []
 
 
+def test_a_subscription_that_is_being_ended_is_not_asked_for_again_because_another_overlaps_it() -> None:
+    pair = Pair().connect()
+    subscribed(pair, "a/#")
+    pair.unsubscribe("a/#")
+    (narrow,) = subscribed(pair, "a/b")
+    assert filters(narrow) == ["a/b"]
+    pair.feed(unsuback(2, 0))
+    assert [topic_filter for topic_filter, _ in pair.session.subscriptions.tree] == ["a/b"]
+
+
+def test_a_request_that_waits_keeps_its_identifier_if_one_of_its_filters_is_replaced() -> None:
+    pair = Pair()
+    pair.subscribe("x/#", "y/#")
+    pair.subscribe("x/1", "y/1")
+    pair.subscribe("x/1")
+    pair.start()
+    pair.open()
+    sent = [(filters(packet), identifier(packet)) for packet in pair.accept()]
+    assert sent == [(["x/#", "y/#"], None), (["x/#", "y/#"], 1), (["x/1", "y/1"], 2), (["x/1"], 2)]
+
+
 # ---- overlapping filters of one call: their callback runs once ---------------------------------------------------------------------------------------------
 
 

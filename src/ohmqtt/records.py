@@ -205,7 +205,7 @@ class Subscription:
 class Request:
     """A SUBSCRIBE or UNSUBSCRIBE, kept until it is answered: a request that its Link did not live to see answered is sent again."""
 
-    __slots__ = ("done", "ends", "items", "outcome", "packet_id", "properties", "settled", "subscriptions", "waiters")
+    __slots__ = ("done", "ends", "identifier", "items", "outcome", "packet_id", "properties", "settled", "subscriptions", "waiters")
 
     def __init__(
         self,
@@ -216,6 +216,8 @@ class Request:
         self.items = tuple(items)
         self.properties = properties
         self.subscriptions = tuple(subscriptions)
+        # Of a SUBSCRIBE: the Subscription Identifier, 0 for none.
+        self.identifier = 0
         # Of an UNSUBSCRIBE: the subscriptions that it was meant for.
         self.ends: tuple[Subscription, ...] = ()
         self.packet_id = 0

@@ -91,13 +91,11 @@ class Subscriptions:
             if others or tangled:
                 # Of what is replaced, messages may be under way: alone, its successor answers to the same identifier.
                 identifier = (reusable if len(own) == 1 else 0) or self._new_identifier()
-        for subscription in request.subscriptions:
-            # One that the same call replaced is not in the tree, but the identifier of the request is the one of its first.
-            subscription.identifier = identifier
+        request.identifier = identifier
         for subscription in own.values():
-            self._count(identifier, 1)
-            if subscription in separate:
-                self._set_identifier(subscription, self._new_identifier())
+            self._set_identifier(subscription, identifier)
+        for subscription in separate:
+            self._set_identifier(subscription, self._new_identifier())
         available = link is None or link.identifiers_available
         # The older ones first, so that no message can come that names the newer one alone. Retain Handling 2: retained messages came or
         # come with the first SUBSCRIBE.
@@ -110,15 +108,16 @@ class Subscriptions:
 
     def _identify(self, topic_filters: Iterable[str]) -> list[Subscription]:
         """Give an identifier to those of the filters that have none, and return them. They overlap each other nowhere, so one will do."""
-        fresh: list[Subscription] = []
-        identifier = 0
-        for topic_filter in sorted(topic_filters):
-            known = self.tree.get(topic_filter)
-            assert known is not None
-            if not known.identifier:
-                identifier = identifier or self._new_identifier()
+        found = map(self.tree.get, sorted(topic_filters))
+        fresh = [known for known in found if known is not None and not known.identifier]
+        if fresh:
+            # What is about to be ended must not be asked for again behind that.
+            open_requests = (*self.outbound.requests.values(), *self.pending)
+            ending = {id(known) for request in open_requests if not request.settled for known in request.ends}
+            fresh = [known for known in fresh if id(known) not in ending]
+            identifier = self._new_identifier()
+            for known in fresh:
                 self._set_identifier(known, identifier)
-                fresh.append(known)
         return fresh
 
     def unsubscribe(self, request: Request, link: Link | None) -> None:
@@ -197,7 +196,9 @@ class Subscriptions:
                     # We put these together, so we can take them apart.
                     for part in (slice(half, None), slice(half)):
                         items: tuple[Any, ...] = request.items[part]
-                        pending.appendleft(Request(items, request.properties, request.subscriptions[part]))
+                        smaller = Request(items, request.properties, request.subscriptions[part])
+                        smaller.identifier = request.identifier
+                        pending.appendleft(smaller)
                 else:
                     self._refuse(request, error)
                 continue
@@ -215,9 +216,8 @@ class Subscriptions:
         properties = request.properties
         if not request.subscriptions:
             return MQTTUnsubscribePacket(packet_id, request.items, properties).encode()  # type: ignore[arg-type]
-        identifier = request.subscriptions[0].identifier
-        if identifier and link.identifiers_available:
-            properties = properties.replace(SubscriptionIdentifier=identifier)
+        if request.identifier and link.identifiers_available:
+            properties = properties.replace(SubscriptionIdentifier=request.identifier)
         return MQTTSubscribePacket(packet_id, request.items, properties).encode()  # type: ignore[arg-type]
 
     def _answered(self, packet_id: int, reason_codes: Sequence[int], name: str) -> Request | None:
@@ -356,7 +356,9 @@ class Subscriptions:
                 ]
             for i in range(0, len(items), FILTERS_PER_PACKET_MAX):
                 part = slice(i, i + FILTERS_PER_PACKET_MAX)
-                requests.append(Request(items[part], properties, members[part]))
+                request = Request(items[part], properties, members[part])
+                request.identifier = members[0].identifier
+                requests.append(request)
         return requests
 
     def close_out(self) -> None:
