@@ -196,6 +196,18 @@ def test_what_was_acknowledged_is_let_go_of_long_before_it_would_expire() -> Non
     assert sum(reference() is not None for reference in living) <= SWEEP_MIN
 
 
+def test_after_a_rush_hour_nothing_is_left_of_it() -> None:
+    world = World()
+    messages = [expiring(b"payload", 86_400, world.now) for _ in range(2 * SWEEP_MIN)]
+    for message in messages:
+        world.outbound.publish(message, None)
+    world.connect()
+    for message in messages:
+        world.puback(message)
+    world.outbound.expire(world.now)
+    assert world.outbound.expiring == []
+
+
 def test_what_was_cancelled_is_let_go_of_though_nothing_is_sent() -> None:
     world = World(FakeStore(), window_messages=10)
     kept = world.publish(b"kept")

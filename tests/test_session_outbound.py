@@ -798,11 +798,14 @@ def test_what_a_former_process_sent_follows_the_policy_and_comes_before_the_rows
     former.publish_all(b"1", b"2", b"3", b"4")
     former.turn()
     world = World(store, session_lost_policy=SessionLostPolicy.REPUBLISH)
-    world.accept(session_present=False)
+    world.accept(session_present=False, ReceiveMaximum=1)
     world.release(world.take())
-    assert payloads(world.flush()) == [b"1", b"2"]
-    assert payloads(world.turn()) == [b"3", b"4"]
+    assert payloads(world.flush()) == [b"1"]
     world.check()
+    for expected in ([b"2"], [b"3"], [b"4"], []):
+        world.puback(next(iter(world.outbound.in_flight.values())))
+        assert payloads(world.turn()) == expected
+        world.check()
 
 
 # -- poison -----------------------------------------------------------------------------------------------------------------------------------
@@ -1023,6 +1026,25 @@ def test_goodbye_with_a_database_keeps_what_is_to_be_published_anew() -> None:
     assert [row.payload for row in store.rows.values()] == [b"1", b"3", b"4", b"6"]
 
 
+def test_a_client_that_ends_queues_again_what_has_an_identifier_and_never_left() -> None:
+    store = FakeStore()
+    world = World(store, window_messages=1)
+    world.connect(ReceiveMaximum=5)
+    world.publish(b"1")
+    world.turn()
+    messages = [world.publish(b"2"), world.publish(b"3"), world.publish(b"4")]
+    world.outbound.cancel(messages[1])
+    world.release(world.take())
+    world.lose_link()
+    world.outbound.requeue_unsent()
+    world.check()
+    world.turn()
+    # The cancelled one never left either, so nothing is left of it.
+    assert [(row.payload, row.packet_id) for row in store.rows.values()] == [(b"1", 1), (b"2", 0), (b"4", 0)]
+    again = World(store)
+    assert payloads(again.connect(session_present=False)) == [b"2", b"4"]
+
+
 def test_goodbye_twice_resolves_once() -> None:
     world = World(FakeStore())
     message = world.publish()
@@ -1104,16 +1126,23 @@ def test_a_refused_publication_that_was_settled_meanwhile_keeps_its_outcome() ->
 def test_a_refused_publication_frees_no_quota_that_it_does_not_have() -> None:
     world = World(FakeStore())
     world.connect(ReceiveMaximum=2)
-    old = world.publish_all(b"1", b"2")
+    kept = world.publish(b"1")
+    world.turn()
+    message = world.publish(b"2")
     turn = world.take()
     world.lose_link()
-    world.accept(session_present=True, ReceiveMaximum=2)
+    link = world.accept(session_present=True, ReceiveMaximum=1)
+    world.outbound.pump(link, world.now)
+    assert link.send_quota == 0
     error = StoreError("disk full")
-    world.resolve(world.outbound.withdraw(turn, error, world.link))
-    assert world.connected.send_quota == 2
+    world.resolve(world.outbound.withdraw(turn, error, link))
+    assert message.outcome is error
+    assert link.send_quota == 0
     world.check()
+    assert payloads(world.turn()) == [b"1"]
+    world.puback(kept)
     assert world.turn() == []
-    assert all(message.outcome is error for message in old)
+    assert link.send_quota == 1
 
 
 def test_a_refused_publication_without_a_link() -> None:

@@ -314,7 +314,8 @@ class Outbound(Backlog):
         self.resent_releases = set(self.released)
         # Each open exchange counts against the new Receive Maximum: those with a PUBREL from now on, the others when they are re-sent.
         link.send_quota -= len(self.released)
-        self.resend = deque(sorted(self.in_flight.values(), key=lambda message: message.sequence))  # [MQTT-4.6.0-1]
+        # They were put there in the order of their sequence numbers [MQTT-4.6.0-1].
+        self.resend = deque(self.in_flight.values())
 
     def link_lost(self, link: Link, closed_by_peer: bool) -> None:
         """Keep what belongs to the session; settle the QoS 0 publications that were on their way."""
@@ -369,15 +370,16 @@ class Outbound(Backlog):
         self.in_flight.clear()
         self.released.clear()
         self.retired.clear()
-        self.resend.clear()
         self._requeue(again)
 
     def requeue_unsent(self) -> None:
         """There will be no other link in this process: what has an identifier and never left isn't part of the session, and is queued again."""
-        unsent = [message for message in self.in_flight.values() if not message.sent and self._goes_again(message)]
+        unsent = [message for message in self.in_flight.values() if not message.sent]
         for message in unsent:
             del self.in_flight[message.packet_id]
-        self._requeue(unsent)
+            if not self._goes_again(message):
+                self.settle(message, CancelledError("cancelled before it was sent"))
+        self._requeue([message for message in unsent if message.state != SETTLED])
 
     def _requeue(self, again: list[Outgoing]) -> None:
         """Put publications before the queue, as if they had never been sent."""
