@@ -549,7 +549,7 @@ def test_shutdown_in_a_signal_handler_at_any_moment(moment: str, tmp_path: Any) 
             session.tick = tick
             client.loop_forever()
         else:
-            with driver.lock if moment == "lock" else driver.commits.lock:
+            with driver.lock if moment == "lock" else driver.commits.alone():
                 client.shutdown()
             assert not driver.closed
             with pytest.raises(StateError):

@@ -112,6 +112,7 @@ class Client:
                 driver.session.recover(store.load(), driver.make_message)
             except BaseException:
                 self._driver = None
+                driver.discard()
                 store.close()
                 raise
         self._lock = driver.lock
