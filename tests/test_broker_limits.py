@@ -139,6 +139,32 @@ def test_our_receive_maximum_bounds_what_the_broker_sends_unacknowledged(mosquit
     assert [int(message.payload) for message in held] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("qos", [1, 2])
+def test_a_slow_callback_is_no_reason_to_lose_the_connection(mosquitto_factory: Factory, qos: int) -> None:
+    """Mosquitto 2.0.11 sends more than the Receive Maximum as soon as the oldest of several messages is acknowledged.
+
+    A client that took its own default for a law would be disconnected again and again, with longer and longer pauses.
+    """
+    broker = mosquitto_factory(config=["max_queued_messages 0"])
+    lost: Seen[Disconnected] = Seen()
+    inbox = Inbox()
+    pause = threading.Event()
+
+    def receive(client: Client, message: Message) -> None:
+        pause.wait(0.000_2)
+        inbox(client, message)
+
+    with connected_client(broker.address) as client, connected_client(broker.address) as publisher:
+        client.on_disconnect = lost
+        client.subscribe("t", receive).wait_for_ack(PATIENCE_S)
+        for handle in [publisher.publish("t", b"%d" % i, qos) for i in range(4_000)]:
+            handle.wait_for_ack(PATIENCE_S)
+        inbox.wait(4_000)
+        assert lost.now() == []
+    assert inbox.payloads() == [b"%d" % i for i in range(4_000)]
+
+
 def test_messages_acknowledged_in_another_order_arrive_and_are_done(mosquitto: Mosquitto) -> None:
     topic = unused()
     arrived: queue.Queue[Message] = queue.Queue()

@@ -20,6 +20,7 @@ from ..errors import (
     StateError,
 )
 from ..link import CLOSED, CLOSING, CONNECTED, CONNECTING, Link
+from ..mqtt_spec import PACKET_ID_MAX
 from ..packet import MQTTConnAckPacket, MQTTConnectPacket, MQTTDisconnectPacket
 from ..property import MQTTDisconnectProps
 from ..records import Connected, Disconnected, Report
@@ -59,7 +60,7 @@ EXPIRY_DEFAULT_S = 300
 """Session Expiry Interval unless the caller names one: a broken link shall not lose the session."""
 
 RECEIVE_MAXIMUM_DEFAULT = 1_024
-"""Receive Maximum unless the caller names one: it bounds what is delivered and not yet acknowledged."""
+"""Receive Maximum unless the caller names one: what a server is asked to keep to. One that the caller names is enforced."""
 
 RETRY_S = 1.0
 """How long to wait before the disk is asked again."""
@@ -94,6 +95,7 @@ class Session:
         self.phase = IDLE
         self.connect_packet: MQTTConnectPacket | None = None
         self.expiry_named = False
+        self.receive_maximum_named = False
         self.clean_start = False
         # How long the server keeps the session after the link, as far as we know; None: not known in this process.
         self.session_expiry_s: int | None = None
@@ -141,7 +143,8 @@ class Session:
         self.expiry_named = properties.SessionExpiryInterval is not None
         if not self.expiry_named:
             properties = properties.replace(SessionExpiryInterval=EXPIRY_DEFAULT_S)
-        if properties.ReceiveMaximum is None:
+        self.receive_maximum_named = properties.ReceiveMaximum is not None
+        if not self.receive_maximum_named:
             properties = properties.replace(ReceiveMaximum=RECEIVE_MAXIMUM_DEFAULT)
         self.session_expiry_s = properties.SessionExpiryInterval
         if self.durable and not self.session_expiry_s:
@@ -177,6 +180,10 @@ class Session:
         data = packet.encode()
         self.phase = LINKED
         self.link = link = Link(packet, self.acknowledge_call, now)
+        if not self.receive_maximum_named:
+            # Our default paces the server and nothing depends on it. To close the connection over it would punish the user for the server:
+            # Mosquitto 2.0.11 sends more as soon as the oldest of several messages is acknowledged.
+            link.receive_maximum = PACKET_ID_MAX
         link.connack_at = now + self.settings.connack_timeout_s
         self.identity.greet()
         self.baskets.writes.append(data)
