@@ -58,6 +58,8 @@ class Subscriptions:
         self.identifiers: dict[int, int] = {}
         self.last_identifier = 0
         self.pending: deque[Request] = deque()
+        # The UNSUBSCRIBEs that are not settled and were meant for something.
+        self.unsubscribing: list[Request] = []
 
     # ---- the user's calls ------------------------------------------------------------------------------------------------------------------
 
@@ -112,8 +114,7 @@ class Subscriptions:
         fresh = [known for known in found if known is not None and not known.identifier]
         if fresh:
             # What is about to be ended must not be asked for again behind that.
-            open_requests = (*self.outbound.requests.values(), *self.pending)
-            ending = {id(known) for request in open_requests if not request.settled for known in request.ends}
+            ending = {id(known) for request in self.unsubscribing for known in request.ends}
             fresh = [known for known in fresh if id(known) not in ending]
             identifier = self._new_identifier()
             for known in fresh:
@@ -126,6 +127,8 @@ class Subscriptions:
             self._check(request, link)
         # What is subscribed anew behind this request is not ended by it.
         request.ends = tuple(known for item in request.items if (known := self.tree.get(str(item))) is not None)
+        if request.ends:
+            self.unsubscribing.append(request)
         self.pending.append(request)
 
     def cancel(self, request: Request) -> bool:
@@ -273,6 +276,8 @@ class Subscriptions:
     def _settle(self, request: Request, outcome: MQTTSubAckPacket | MQTTUnsubAckPacket | MQTTError) -> None:
         if not request.settled:
             request.settled = True
+            if request.ends:
+                self.unsubscribing.remove(request)
             request.outcome = outcome
             self.baskets.resolved.append(request)
 
