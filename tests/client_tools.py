@@ -88,7 +88,15 @@ def log_box(level: int = logging.WARNING) -> Iterator[Mailbox]:
         logger.removeHandler(handler)
 
 
-def attach(client: Client, peer: Peer, client_id: str = "c", *, session_present: bool = False, connack: dict[str, Any] | None = None, **options: Any) -> Link:
+def attach(
+    client: Client,
+    peer: Peer,
+    client_id: str = "c",
+    *,
+    session_present: bool = False,
+    connack: dict[str, Any] | None = None,
+    **options: Any,
+) -> Link:
     """Connect `client` to `peer` and return the accepted link."""
     client.connect(peer.address, client_id, **options)
     link = peer.accept(PATIENCE_S)
@@ -127,7 +135,7 @@ def subscribed(client: Client, link: Link, topic_filter: Any, callback: Any, max
     handle.wait_for_ack(PATIENCE_S)
 
 
-class in_thread:  # noqa: N801 - reads as a verb where it is used
+class in_thread:
     """Run a function on a thread of its own; `result` waits for it."""
 
     def __init__(self, function: Any, *arguments: Any, **keywords: Any) -> None:

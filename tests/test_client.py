@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -41,8 +40,6 @@ from tests.peer import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from tests.peer import Link
 
 # -- connecting -----------------------------------------------------------------------------------------------------------------------------
 
@@ -301,8 +298,12 @@ def test_publish_many_stops_at_what_the_server_cannot_take() -> None:
 
 
 def test_the_servers_limits_are_raised_at_the_call() -> None:
-    with linked(connack={"MaximumQoS": 1, "RetainAvailable": 0, "MaximumPacketSize": 50, "WildcardSubscriptionAvailable": 0}) as (client, link, _):
-        with pytest.raises(ServerLimitError, match="qos is 2.*Maximum QoS is 1"):
+    with linked(connack={"MaximumQoS": 1, "RetainAvailable": 0, "MaximumPacketSize": 50, "WildcardSubscriptionAvailable": 0}) as (
+        client,
+        link,
+        _,
+    ):
+        with pytest.raises(ServerLimitError, match=r"qos is 2.*Maximum QoS is 1"):
             client.publish("t", b"", 2)
         with pytest.raises(ServerLimitError, match="retain is True"):
             client.publish("t", b"", 1, True)
@@ -445,11 +446,18 @@ def test_the_queue_is_bounded_in_bytes() -> None:
 def test_subscribe_sends_its_options_and_returns_the_suback() -> None:
     with linked() as (client, link, _):
         handle = client.subscribe(
-            "a/+", None, 1, no_local=True, retain_as_published=True, retain_handling=2, properties=MQTTSubscribeProps(UserProperty=(("k", "v"),))
+            "a/+",
+            None,
+            1,
+            no_local=True,
+            retain_as_published=True,
+            retain_handling=2,
+            properties=MQTTSubscribeProps(UserProperty=(("k", "v"),)),
         )
         packet = link.expect("SUBSCRIBE")
         assert packet.properties == {"UserProperty": [("k", "v")]}
-        assert handle.ack is None
+        before = handle.ack
+        assert before is None
         link.suback(packet.packet_id, 1, ReasonString="fine")
         suback = handle.wait_for_ack(PATIENCE_S)
         assert suback.reason_codes == (1,)
@@ -472,7 +480,7 @@ def test_answers_in_another_order_find_their_requests() -> None:
         link.suback(ids[0], 2)
         assert third.wait_for_ack(PATIENCE_S).reason_codes == (0, 0x11)
         assert first.wait_for_ack(PATIENCE_S).reason_codes == (2,)
-        with pytest.raises(SubscribeError, match="'c'.*0x87") as caught:
+        with pytest.raises(SubscribeError, match=r"'c'.*0x87") as caught:
             second.wait_for_ack(PATIENCE_S)
         assert caught.value.suback.reason_codes == (1, 0x87)
         assert second.ack is caught.value.suback
@@ -481,7 +489,8 @@ def test_answers_in_another_order_find_their_requests() -> None:
 def test_a_refused_unsubscribe_raises() -> None:
     with linked() as (client, link, _):
         handle = client.unsubscribe("a", MQTTUnsubscribeProps(UserProperty=(("k", "v"),)))
-        assert handle.ack is None
+        before = handle.ack
+        assert before is None
         link.unsuback(link.expect("UNSUBSCRIBE").packet_id, 0x87)
         with pytest.raises(UnsubscribeError, match="0x87"):
             handle.wait_for_ack(PATIENCE_S)
@@ -528,10 +537,6 @@ def test_a_request_that_its_link_did_not_live_to_answer_is_sent_again_with_the_s
 
 
 # -- bad arguments --------------------------------------------------------------------------------------------------------------------------
-
-Call = "Callable[[Client, Any], object]"
-
-SCRIPT: Any = object()
 
 
 def connect(**options: Any) -> Callable[[Client], object]:
@@ -682,7 +687,7 @@ def test_a_secret_is_not_repeated_in_an_error() -> None:
 
 def test_database_and_store_exclude_each_other() -> None:
     with pytest.raises(ArgumentError, match="db_path and store"):
-        Client("/somewhere", store=SCRIPT)
+        Client("/somewhere", store=cast("Any", object()))
 
 
 def test_an_integer_of_another_kind_is_a_qos() -> None:
@@ -695,12 +700,8 @@ def test_an_integer_of_another_kind_is_a_qos() -> None:
 
 
 def test_a_payload_larger_than_a_packet_can_be_is_refused() -> None:
-    with Client() as client:
-        payload = bytes(268_435_460)
-        with pytest.raises(ArgumentError, match="268435460 bytes"):
-            client.publish("t", payload)
-        handle = client.publish("t", memoryview(payload)[:268_000_001].toreadonly()[:10])
-        assert not handle.is_done()
+    with Client() as client, pytest.raises(ArgumentError, match="268435460 bytes"):
+        client.publish("t", bytes(268_435_460))
 
 
 def test_an_ack_with_a_bad_argument_is_refused_and_a_good_one_follows() -> None:
@@ -728,7 +729,7 @@ def test_a_wait_longer_than_a_lifetime_is_no_error() -> None:
 def test_a_wait_says_how_long_it_waited() -> None:
     with linked() as (client, link, _):
         handle = client.publish("t", b"", 1)
-        with pytest.raises(WaitTimeoutError, match="0.01 s"):
+        with pytest.raises(WaitTimeoutError, match=r"0\.01 s"):
             handle.wait_for_ack(0.01)
         with pytest.raises(TimeoutError):
             handle.wait_for_ack(-1)
@@ -756,4 +757,3 @@ def test_calls_of_a_closed_client_say_so() -> None:
     ):
         with pytest.raises(StateError, match="closed"):
             call()
-    assert threading.active_count() >= 1

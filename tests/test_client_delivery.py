@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -107,7 +106,7 @@ def test_a_callback_closes_the_client_and_no_thread_joins_itself() -> None:
 def test_a_callback_that_publishes_into_a_full_queue_waits_for_room() -> None:
     box = Mailbox()
 
-    def callback(client: Client, _: Message) -> None:
+    def callback(client: Client, _message: Message) -> None:
         for _ in range(5):
             client.publish("out", b"", 1)
         box("published")
@@ -218,7 +217,9 @@ def test_an_acknowledgement_does_not_wait_behind_a_slow_callback(qos: int, kind:
         subscribed(client, link, "slow", gate)
         for i in range(1, 60, 3):
             gate.open.clear()
-            link.send_raw(publish_bytes("quick", b"", qos, i) + publish_bytes("slow", b"", qos, i + 1) + publish_bytes("quick", b"", qos, i + 2))
+            link.send_raw(
+                publish_bytes("quick", b"", qos, i) + publish_bytes("slow", b"", qos, i + 1) + publish_bytes("quick", b"", qos, i + 2)
+            )
             link.expect(kind, packet_id=i)
             gate.wait_entered()
             gate.open.set()
@@ -592,4 +593,3 @@ def test_a_callback_runs_on_the_delivery_thread_and_without_the_lock() -> None:
         subscribed(client, link, [MQTTSubscription("t", 1)], callback)
         link.publish("t", b"")
         assert box.get() == ("ohmqtt-delivery", True)
-    assert "ohmqtt-delivery" not in sys.modules

@@ -112,7 +112,7 @@ def test_a_refusal_that_cannot_heal_ends_everything_with_its_reason(code: int) -
         link = peer.accept()
         link.expect("CONNECT")
         link.connack(code, ReasonString="go away", ServerReference="elsewhere")
-        with pytest.raises(ConnectRefusedError, match="go away.*elsewhere") as caught:
+        with pytest.raises(ConnectRefusedError, match=r"go away.*elsewhere") as caught:
             client.wait_for_connect(PATIENCE_S)
         assert caught.value.packet.reason_code == code
         with pytest.raises(ConnectError, match="go away"):
@@ -252,6 +252,8 @@ def test_the_last_words_are_what_is_there_and_no_more() -> None:
     class Failing(SocketTransport):
         __slots__ = ("words",)
 
+        words: list[Any]
+
         def send(self, data: Any) -> int:
             if bytes(data[:1]) == b"\x30":
                 raise BrokenPipeError("broken")
@@ -263,7 +265,8 @@ def test_the_last_words_are_what_is_there_and_no_more() -> None:
             word = self.words[0] if len(self.words) == 1 else self.words.pop(0)
             if isinstance(word, OSError):
                 raise word
-            return word  # type: ignore[no-any-return]
+            assert word is None or isinstance(word, bytes)
+            return word
 
     def opened(words: list[Any]) -> Callable[..., Any]:
         def open_it(**options: Any) -> Any:
@@ -374,7 +377,8 @@ def test_leaving_with_flushes_everything_and_says_goodbye_last() -> None:
         leaves = in_thread(user)
         link = peer.accept()
         link.handshake()
-        kinds = []
+        kinds: list[str] = []
+        packet = None
         while not kinds or kinds[-1] != "DISCONNECT":
             packet = link.receive()
             kinds.append(packet.kind)
@@ -384,6 +388,7 @@ def test_leaving_with_flushes_everything_and_says_goodbye_last() -> None:
                 link.pubrec(packet.packet_id)
             elif packet.kind == "PUBREL":
                 link.pubcomp(packet.packet_id)
+        assert packet is not None
         assert packet.reason_code == 0
         assert sorted(kinds) == ["DISCONNECT"] + ["PUBLISH"] * 9 + ["PUBREL"] * 3
         link.expect_eof()
@@ -659,6 +664,11 @@ def test_a_client_left_open_at_exit_cannot_hold_the_process() -> None:
         assert process.returncode == 0
 
 
+def forget(clients: list[Client]) -> None:
+    clients.clear()
+    gc.collect()
+
+
 @pytest.mark.parametrize("threads", [True, False])
 def test_a_client_collected_while_open_warns_and_ends(threads: bool) -> None:
     with Peer() as peer:
@@ -670,9 +680,10 @@ def test_a_client_collected_while_open_warns_and_ends(threads: bool) -> None:
         client.wait_for_connect(PATIENCE_S)
         handle = client.publish("t", b"", 1)
         driver: Any = client._driver
+        clients = [client]
+        del client
         with pytest.warns(ResourceWarning, match="'forgotten' was collected while open"):
-            del client
-            gc.collect()
+            forget(clients)
         for thread in (driver.thread, driver.delivery.thread):
             if thread is not None:
                 thread.join(PATIENCE_S)
@@ -709,10 +720,12 @@ class Riddle:
         self.threads: list[str] = []
 
     def start(self) -> bytes | None:
-        return self._answer("start", b"hello")
+        answer: bytes | None = self._answer("start", b"hello")
+        return answer
 
     def respond(self, data: bytes | None) -> bytes | None:
-        return self._answer("respond", (data or b"")[::-1])
+        answer: bytes | None = self._answer("respond", (data or b"")[::-1])
+        return answer
 
     def finish(self, data: bytes | None) -> None:
         self._answer("finish", data)
@@ -861,6 +874,8 @@ def test_an_error_of_ours_that_comes_again_and_again_ends_the_client_and_every_w
 def test_a_transport_that_wants_to_write_is_read_again_when_it_can() -> None:
     class Wanting(SocketTransport):
         __slots__ = ("wants",)
+
+        wants: int
 
         def wants_write(self) -> bool:
             return self.wants > 0
