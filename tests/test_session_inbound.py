@@ -190,6 +190,14 @@ def test_more_than_our_receive_maximum_is_a_protocol_error(kinds: tuple[int, ...
     assert pair.session.connected_link() is not None
 
 
+@pytest.mark.parametrize("qos", [1, 2])
+def test_a_receive_maximum_that_nobody_named_is_asked_for_and_not_enforced(qos: int) -> None:
+    pair = Pair().connect()
+    pair.feed(b"".join(publish("a", b"", qos, i) for i in range(1, 2_001)))
+    assert len(pair.messages()) == 2_000
+    assert pair.session.connected_link() is not None
+
+
 @pytest.mark.spec("MQTT-3.3.4-9")
 def test_a_qos_2_exchange_counts_until_its_end_and_a_rejected_one_until_its_pubrec() -> None:
     pair = Pair().connect(ReceiveMaximum=2)
