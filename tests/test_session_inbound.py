@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -490,3 +491,97 @@ def test_a_held_message_whose_link_was_lost_is_given_up_in_silence_on_the_wire()
     assert pair.kinds() == []
     pair.reconnect()
     assert told(pair.feed(publish("a", b"", 1, 1, dup=True))) == [("PUBACK", 1)]
+
+
+# ---- a server, at random ------------------------------------------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """A server's side of its own publications: QoS 1 and 2, re-sent on resume, within the client's Receive Maximum."""
+
+    def __init__(self, source: random.Random, receive_maximum: int) -> None:
+        self.source = source
+        self.receive_maximum = receive_maximum
+        self.open: dict[int, tuple[int, bytes, bool]] = {}  # identifier: QoS, payload, whether PUBREL is next
+        self.sent_here: set[int] = set()
+        self.order: list[tuple[str, int]] = []  # the answers that are due on this link, in order of arrival
+        self.count = 0
+
+    def resume(self) -> list[bytes]:
+        self.order.clear()
+        self.sent_here = set(self.open)
+        return [self._packet(packet_id, dup=True) for packet_id in self.open]
+
+    def _packet(self, packet_id: int, *, dup: bool) -> bytes:
+        qos, payload, released = self.open[packet_id]
+        if released:
+            return ack(0x62, packet_id)
+        self.order.append(("PUBACK" if qos == 1 else "PUBREC", packet_id))
+        return publish("t", payload, qos, packet_id, dup=dup)
+
+    def send(self) -> list[bytes]:
+        if len(self.open) >= self.receive_maximum:
+            return []
+        packet_id = next(i for i in range(1, 65_536) if i not in self.open)
+        self.count += 1
+        self.open[packet_id] = (self.source.choice([1, 2]), b"%d" % self.count, False)
+        return [self._packet(packet_id, dup=False)]
+
+    def receive(self, packets: list[WirePacket]) -> list[bytes]:
+        answers = []
+        for packet in packets:
+            packet_id = packet.packet_id
+            qos, payload, _ = self.open[packet_id]
+            if packet.kind != "PUBCOMP":
+                # Each kind in its own order, and only what this link brought.
+                assert next(due for due in self.order if due[0] == packet.kind) == (packet.kind, packet_id)
+                self.order.remove((packet.kind, packet_id))
+            if packet.kind == "PUBREC":
+                self.open[packet_id] = (qos, payload, True)
+                answers.append(ack(0x62, packet_id))
+            else:
+                del self.open[packet_id]
+        return answers
+
+
+@pytest.mark.spec("MQTT-4.3.3-10", "MQTT-4.6.0-2", "MQTT-4.6.0-3", "MQTT-4.4.0-1")
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_over_links_that_break_anywhere_qos_2_comes_exactly_once_and_qos_1_at_least_once(seed: int, durable: bool) -> None:
+    source = random.Random(seed)
+    pair = Pair(durable=durable).connect(ReceiveMaximum=6)
+    server = Server(source, 6)
+    unanswered: list[Message] = []
+    delivered: list[tuple[int, bytes]] = []
+    to_client: list[bytes] = []
+    to_server: list[WirePacket] = []
+    steps = 0
+    while server.count < 60 or server.open:
+        steps += 1
+        assert steps < 20_000
+        pair.log.clear()
+        chance = source.random()
+        if chance < 0.02:
+            to_client.clear()
+            to_server.clear()
+            pair.lose()
+            pair.reconnect()
+            to_client += server.resume()
+            continue
+        if chance < 0.35 and server.count < 60:
+            to_client += server.send()
+        elif chance < 0.6 and to_client:
+            to_server += pair.feed(to_client.pop(0))
+        elif chance < 0.8 and unanswered:
+            to_server += pair.answer(unanswered.pop(source.randrange(len(unanswered))))
+        elif to_server:
+            to_client += server.receive([to_server.pop(0)])
+        unanswered += pair.messages()
+        delivered += [(message.qos, message.payload) for message in pair.messages()]
+    for qos in (1, 2):
+        payloads = [payload for level, payload in delivered if level == qos]
+        assert len(set(payloads)) == len(payloads) or qos == 1
+    assert {payload for _, payload in delivered} == {b"%d" % i for i in range(1, 61)}
+    assert not any(pair.session.inbound.received)
+    assert pair.session.link is not None
+    assert pair.session.link.inbound_open == 0
