@@ -593,6 +593,72 @@ def test_a_database_without_session_expiry_is_warned_of() -> None:
     assert any("can't keep its promise" in report.text for report in pair.reports())
 
 
+@pytest.mark.spec("MQTT-4.1.0-1", "MQTT-4.4.0-1")
+def test_on_a_connection_that_lives_long_open_exchanges_are_kept_and_nothing_is_sent_again() -> None:
+    pair = Pair(durable=True).connect()
+    ours = [pair.publish(qos=qos) for qos in (1, 2, 2)]
+    pair.feed(ack(0x50, ours[2].packet_id), publish("a", b"", 2, 7))
+    pair.answer(pair.messages()[0])
+    pair.log.clear()
+    while pair.now < 100_000.0:
+        deadline = pair.session.deadline()
+        assert deadline is not None
+        pair.at(deadline)
+        pair.feed(b"\xd0\x00")
+    assert set(pair.kinds()) == {"PINGREQ"}
+    sent = pair.feed(
+        ack(0x40, ours[0].packet_id), ack(0x50, ours[1].packet_id), ack(0x70, ours[1].packet_id), ack(0x70, ours[2].packet_id), ack(0x62, 7)
+    )
+    assert [packet.kind for packet in sent] == ["PUBREL", "PUBCOMP"]
+    assert all(message.outcome == (4 if message.qos == 1 else 7) for message in ours)
+
+
+@pytest.mark.spec("MQTT-3.1.2-6", "MQTT-3.1.2-23")
+def test_with_an_expiry_of_0_a_new_connection_begins_anew() -> None:
+    pair = Pair().connect(SessionExpiryInterval=0)
+    message = pair.publish(qos=1)
+    pair.lose()
+    pair.open()
+    assert pair.accept(session_present=False) == []
+    assert isinstance(message.outcome, SessionLostError)
+
+
+@pytest.mark.spec("MQTT-3.1.2-28")
+def test_response_information_is_asked_for_and_shown() -> None:
+    pair = Pair()
+    pair.start(RequestResponseInformation=1)
+    assert pair.open().properties["RequestResponseInformation"]
+    pair.accept(ResponseInformation="base/topic")
+    assert pair.connected()[0].connack.properties.ResponseInformation == "base/topic"
+
+
+@pytest.mark.spec("MQTT-3.1.4-6")
+def test_nothing_counts_as_sent_before_the_server_has_accepted() -> None:
+    pair = Pair()
+    messages = [pair.publish(qos=qos) for qos in (0, 1)]
+    pair.start()
+    pair.open()
+    pair.feed(connack(0x88))
+    assert [message.outcome for message in messages] == [None, None]
+    pair.open()
+    assert [(packet.kind, packet.dup) for packet in pair.accept()] == [("PUBLISH", False), ("PUBLISH", False)]
+
+
+@pytest.mark.spec("MQTT-3.6.2-2", "MQTT-3.6.2-3", "MQTT-3.7.2-2", "MQTT-3.7.2-3", "MQTT-3.6.2-1")
+def test_pubrel_and_pubcomp_never_carry_what_might_not_fit() -> None:
+    pair = Pair()
+    pair.start()
+    pair.open()
+    pair.accept(MaximumPacketSize=20)
+    message = pair.publish(qos=2)
+    sent = pair.feed(ack(0x50, message.packet_id), ack(0x50, 99), ack(0x62, 88))
+    assert [(packet.kind, packet.reason_code, packet.properties) for packet in sent] == [
+        ("PUBREL", 0, {}),
+        ("PUBREL", 0x92, {}),
+        ("PUBCOMP", 0x92, {}),
+    ]
+
+
 # ---- DISCONNECT from us ------------------------------------------------------------------------------------------------------------------------------
 
 
