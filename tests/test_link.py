@@ -582,7 +582,7 @@ def test_unread_data_is_a_sign_of_life_and_pingreq_leaves_all_the_same() -> None
     link = connected_link(0.0, KEEP_ALIVE_S)
     pings = run(link, 0.0, 100.0, unread=True)
     assert pings[0] == 9.0
-    assert all(later - earlier <= KEEP_ALIVE_S for earlier, later in pairwise(pings))
+    assert all(KEEP_ALIVE_S * 0.8 < later - earlier <= KEEP_ALIVE_S for earlier, later in pairwise(pings))
     assert pings[-1] > 90
     with pytest.raises(KeepAliveError):
         run(link, 100.0, 130.0)

@@ -798,9 +798,7 @@ def test_what_a_former_process_sent_follows_the_policy_and_comes_before_the_rows
     former.publish_all(b"1", b"2", b"3", b"4")
     former.turn()
     world = World(store, session_lost_policy=SessionLostPolicy.REPUBLISH)
-    world.accept(session_present=False, ReceiveMaximum=1)
-    world.release(world.take())
-    assert payloads(world.flush()) == [b"1"]
+    assert payloads(world.connect(session_present=False, ReceiveMaximum=1)) == [b"1"]
     world.check()
     for expected in ([b"2"], [b"3"], [b"4"], []):
         world.puback(next(iter(world.outbound.in_flight.values())))
