@@ -163,9 +163,8 @@ def test_callbacks_do_not_nest_and_neither_do_loops() -> None:
 
 
 def test_threads_and_loops_exclude_each_other() -> None:
-    with Client() as client:
-        with pytest.raises(StateError, match="threads"):
-            client.loop_once(0)
+    with Client() as client, pytest.raises(StateError, match="threads"):
+        client.loop_once(0)
     with looped() as (client, link, _):
         loops = asleep_in_loop_once(client)
         with pytest.raises(StateError, match="another thread"):
@@ -426,6 +425,35 @@ def test_disconnect_runs_the_callbacks_of_what_was_received() -> None:
         client.disconnect()
         script.result()
         assert box.payloads(2) == [b"1", b"2"]
+
+
+def test_disconnect_runs_the_callbacks_of_what_comes_while_it_waits() -> None:
+    box = Mailbox()
+    with looped() as (client, link, _):
+        connected_with(client, link, "t", box)
+        handle = client.publish("out", b"", 1)
+
+        def answer() -> None:
+            packet_id = link.expect("PUBLISH").packet_id
+            link.publish("t", b"late", 1, 1)
+            link.expect("PUBACK", packet_id=1)
+            link.puback(packet_id)
+            link.expect("DISCONNECT")
+            link.expect_eof()
+
+        script = in_thread(answer)
+        client.disconnect()
+        script.result()
+        assert handle.exception() is None
+        assert box.get().payload == b"late"
+
+
+def test_a_turn_of_a_closed_client_does_nothing() -> None:
+    client = Client()
+    driver: Any = client._driver
+    client.close()
+    driver.take_turn(0.0)
+    assert driver.failures == 0
 
 
 def test_disconnect_beside_a_callback_on_another_thread_waits_for_it() -> None:

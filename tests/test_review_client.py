@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ohmqtt import Client
+import pytest
+
+from ohmqtt import AliasPolicy, Client
 from ohmqtt.property import MQTTConnectProps
-from tests.broker_tools import FAST
-from tests.client_tools import PATIENCE_S, QUICK, attach, in_thread, linked, publish_bytes, subscribed
-from tests.durable_tools import WatchedStore
+from tests.client_tools import PATIENCE_S, QUICK, attach, linked, publish_bytes, subscribed
+from tests.durable_tools import Call, WatchedStore
 from tests.durable_tools import linked as durable_linked
 from tests.peer import Peer
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def driver_of(client: Client) -> Any:
+    return client._driver
 
 
 def test_messages_whose_callbacks_have_returned_are_acknowledged_before_a_goodbye_from_the_next_callback() -> None:
@@ -41,7 +45,62 @@ def test_a_qos_0_publication_behind_a_turn_that_the_disk_refuses_is_resolved_at_
         store.wait_for("RELEASE")
         zeros = [client.publish("t", b"0") for _ in range(3)]
         client.shutdown()
-        for thread in (client._driver.thread, client._driver.delivery.thread):
+        for thread in (driver_of(client).thread, driver_of(client).delivery.thread):
             thread.join(PATIENCE_S)
     assert handle.is_done()
     assert [zero.is_done() for zero in zeros] == [True] * 3
+
+
+@pytest.mark.slow
+def test_a_commit_that_hangs_in_a_publishers_thread_delays_neither_pings_nor_reading(tmp_path: Path) -> None:
+    store = WatchedStore(tmp_path / "db")
+    with Peer() as peer, Client(store=store, settings=QUICK) as client:
+        link = attach(client, peer, keep_alive=1)
+        store.attempts.clear()
+        with store.held():
+            call = Call(client.publish, "t", b"", 1)
+            store.wait_for("INSERT")
+            link.expect("PINGREQ", 2.0)
+            link.pingresp()
+            link.expect("PINGREQ", 2.0)
+        call.result()
+        link.expect("PUBLISH")
+        client.shutdown()
+
+
+def test_publishers_who_wait_share_a_transaction(tmp_path: Path) -> None:
+    store = WatchedStore(tmp_path / "db")
+    with Client(store=store) as client:
+        store.attempts.clear()
+        with store.held():
+            calls = [Call(client.publish, "t", b"0", 1)]
+            store.wait_for("INSERT")
+            calls += [Call(client.publish, "t", b"%d" % number, 1) for number in range(1, 9)]
+            while len(client._session.baskets.accepted) < 8:
+                time.sleep(0.001)
+        for call in calls:
+            call.result()
+        assert [len(journal) for journal in store.committed] == [1, 8]
+        client.shutdown()
+
+
+def test_nobody_commits_for_others_for_ever(tmp_path: Path) -> None:
+    """While others publish as fast as the disk commits, the I/O thread goes back to its socket after one turn."""
+    store = WatchedStore(tmp_path / "db")
+    client = Client(store=store)
+    other = Client()
+
+    def meanwhile(journal: Any) -> bool:
+        with driver_of(client).lock:
+            client._session.publish(other._publisher.outgoing("t", b"", 1, False, None, AliasPolicy.NEVER))
+        return False
+
+    with driver_of(client).lock:
+        client._session.publish(other._publisher.outgoing("t", b"", 1, False, None, AliasPolicy.NEVER))
+    store.refuse = meanwhile
+    driver_of(client).commits.settle(wait=False)
+    assert len(store.committed) == 1
+    assert driver_of(client).again
+    store.refuse = lambda journal: False
+    client.shutdown()
+    other.shutdown()

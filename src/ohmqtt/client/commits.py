@@ -1,18 +1,21 @@
 """The disk's part of the rule "journal, then wire, then user": turns are committed one at a time, in order, and then released.
 
-Owns the store, the lock of whoever is committing, and the turn that the disk refused. It is never under the client's lock while the disk
+Owns the store, the right to commit, and the turn that the disk refused. It is never under the client's lock while the disk
 works. Its invariant: no turn is released before its journal is committed, and none overtakes another.
 """
 
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from ..errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..session import Turn
     from ..store import Store
     from .driver import Driver
@@ -26,46 +29,107 @@ class Commits:
     def __init__(self, driver: Driver, store: Store) -> None:
         self.driver = driver
         self.store = store
-        self.lock = threading.Lock()
+        # Whether somebody is at it, and how the others hear that he is no more; all of this is guarded by the client's lock.
+        self.busy = False
+        self.ended = threading.Condition(driver.lock)
+        self.left_over = False
         self.failed_turn: Turn | None = None
         # Whoever waits for a turn of this number or a lower one knows its outcome.
         self.settled = 0
 
-    def settle(self, number: int | None = None) -> None:
-        """Commit and release all turns there are (or up to `number`), and load what the queue has room for. The client's lock is not held.
+    def settle(self, number: int | None = None, *, wait: bool = True) -> None:
+        """Commit and release the turns up to `number`, or what there is now, and load what the queue has room for. The client's lock is not held.
 
-        Turns are committed by whoever comes first, for all who wait: that is the group commit. Rows are loaded once in a call: what they
-        became shall leave before the next ones are loaded, so that the first of a long backlog doesn't wait for the last.
+        Turns are committed by whoever comes first, for all who wait: that is the group commit. Who comes later waits for his turn, or, with
+        `wait` False, leaves it to them: the I/O thread has other things to do, and is woken if anything is left over. Without a number this is
+        one turn and one load, however much comes meanwhile: nobody works for others for ever, and the first of a long backlog doesn't wait
+        for the last.
         """
         driver = self.driver
-        session = driver.session
+        leading = False
         loaded = False
-        while number is None or self.settled < number:
-            with self.lock:
-                if driver.closed or (number is not None and self.settled >= number):
-                    return
+        target = 0
+        try:
+            while True:
                 with driver.lock:
-                    now = monotonic()
-                    resting = session.retry_at is not None and now < session.retry_at
-                    turn = self.failed_turn
-                    if turn is None:
-                        turn = session.take(now)
-                    elif number is None and resting:
-                        return
-                    wanted = None if turn is not None or resting else session.outbound.wanted_rows()
-                    if turn is None and wanted is None and not resting:
-                        session.retry_at = None
-                    if loaded and wanted is not None:
-                        driver.again = True
-                        driver.wake()
+                    if not leading:
+                        leading = self._lead(number, wait)
+                        if not leading:
+                            return
+                        target = driver.session.baskets.turn_number
+                    turn, wanted = self._next(number, target)
+                    if (turn is None and wanted is None) or (loaded and wanted is not None):
+                        self.left_over |= wanted is not None
+                        leading = False
+                        self._leave()
                         return
                 if turn is not None:
                     if not self._commit(turn):
                         return
-                elif wanted is None or not self._load(wanted):
-                    return
-                else:
+                elif wanted is not None:
+                    if not self._load(wanted):
+                        return
                     loaded = True
+        finally:
+            if leading:
+                with driver.lock:
+                    self._leave()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep everybody else from the store. The client's lock is not held."""
+        with self.driver.lock:
+            self.driver.check_fork()
+            while self.busy:
+                self.ended.wait()
+            self.busy = True
+        try:
+            yield
+        finally:
+            with self.driver.lock:
+                self._leave()
+
+    def _lead(self, number: int | None, wait: bool) -> bool:
+        """Become the one who commits; False if there is no need to. The client's lock is held."""
+        while not self.driver.closed and (number is None or self.settled < number):
+            if not self.busy:
+                self.busy = True
+                return True
+            if not wait:
+                self.left_over = True
+                return False
+            self.ended.wait()
+        return False
+
+    def _leave(self) -> None:
+        """Let another one commit. The client's lock is held."""
+        self.busy = False
+        self.ended.notify_all()
+        driver = self.driver
+        if self.left_over or driver.session.baskets.any():
+            # Nobody may wait for it, so that it is the I/O thread's.
+            self.left_over = False
+            driver.again = True
+            driver.wake()
+
+    def _next(self, number: int | None, target: int) -> tuple[Turn | None, tuple[int, int, int] | None]:
+        """Return the turn to be committed, or else which rows are to be loaded. The client's lock is held."""
+        session = self.driver.session
+        if self.driver.closed or (number is not None and self.settled >= number):
+            return None, None
+        now = monotonic()
+        resting = session.retry_at is not None and now < session.retry_at
+        turn = self.failed_turn
+        if turn is not None:
+            return None if number is None and resting else turn, None
+        if number is not None or self.settled < target:
+            turn = session.take(now)
+        if turn is not None or resting:
+            return turn, None
+        wanted = session.outbound.wanted_rows()
+        if wanted is None:
+            session.retry_at = None
+        return None, wanted
 
     def _commit(self, turn: Turn) -> bool:
         """Commit one turn and release it; False: the disk refused what came from the peer, so nothing may overtake it."""
@@ -125,10 +189,14 @@ class Commits:
         try:
             self.settle()
         finally:
-            with self.lock:
+            with self.alone():
                 with driver.lock:
-                    baskets = driver.session.baskets
-                    for turn in (self.failed_turn, baskets.take(None, monotonic())):
-                        if turn is not None:
-                            driver.hand_over(turn)
+                    session = driver.session
+                    now = monotonic()
+                    failed = self.failed_turn
+                    if failed is not None:
+                        # Its link is gone: what it would have written is settled as lost.
+                        session.release(failed, now)
+                        driver.hand_over(failed)
+                    driver.hand_over(session.baskets.take(None, now))
                 self.store.close()

@@ -138,7 +138,7 @@ class Delivery:
                 driver.pass_turn(monotonic())
             driver.wake()
         if driver.commits is not None:
-            driver.commits.settle()
+            driver.commits.settle(wait=False)
 
     def acknowledge(self) -> None:
         """Acknowledge what user code has taken. The lock is held."""
@@ -251,7 +251,8 @@ class Delivery:
             log(logging.INFO, "re-authenticated")
             if client.on_auth is not None:
                 client.on_auth(client, event.packet)
-        elif isinstance(event, Report):
+        else:
+            assert isinstance(event, Report)
             log(event.level, "%s", event.text)
 
 

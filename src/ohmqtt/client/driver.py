@@ -225,7 +225,7 @@ class Driver(Waiting):
             session.auth_steps.clear()
             dial = self.opening.begin() if session.dial(now) else 0
         if self.commits is not None:
-            self.commits.settle()
+            self.commits.settle(wait=False)
         for auth_step in steps:
             self.opening.authenticate(auth_step)
         if dial:
@@ -262,8 +262,8 @@ class Driver(Waiting):
             return True
         if transport is not None and transport.pending() and session.reading():
             return True
-        # While the disk refuses a turn, the later ones wait for its next try.
-        if (self.commits is None or self.commits.failed_turn is None) and session.pump(now):
+        # While the disk refuses a turn, the later ones wait for its next try; while somebody commits, for his end.
+        if (self.commits is None or not (self.commits.busy or self.commits.failed_turn)) and session.pump(now):
             return True
         link = session.link
         return link is not None and transport is not None and bool(link.outbox) and not link.unsent
@@ -351,11 +351,10 @@ class Driver(Waiting):
     def _hear_out(self) -> None:
         """The peer closed while we were writing: its last words, which say why, may still be there to be read."""
         transport = self.transport
+        assert transport is not None
         with self.lock:
-            reading = transport is not None and self.session.reading()
-        if transport is None or not reading:
-            return
-        for _ in range(LAST_READS):
+            reads = LAST_READS if self.session.reading() else 0
+        for _ in range(reads):
             try:
                 data = transport.receive(RECEIVE_BYTES)
             except OSError:
@@ -384,7 +383,7 @@ class Driver(Waiting):
             if self.commits is None:
                 self.pass_turn(monotonic())
         if self.commits is not None:
-            self.commits.settle()
+            self.commits.settle(wait=False)
 
     def _let_go(self) -> Transport | None:
         """Take the network connection out of everything, for the caller to close. The lock is held."""
@@ -402,11 +401,8 @@ class Driver(Waiting):
         self.notify()
 
     def _drain_wake(self) -> None:
-        try:
-            while len(self.wake_out.recv(4_096)) == 4_096:
-                pass
-        except BlockingIOError:
-            pass
+        # What is left of more than that wakes once more.
+        self.wake_out.recv(4_096)
 
     # ---- the end --------------------------------------------------------------------------------------------------------------------------------
 
@@ -442,10 +438,12 @@ class Driver(Waiting):
         if not self.closing or self.closed or self.thread is not None or not self.stepping.acquire(blocking=False):
             return
         try:
-            for lock in (self.lock, *(() if self.commits is None else (self.commits.lock,))):
-                if not lock.acquire(blocking=False):
-                    return
-                lock.release()
+            if not self.lock.acquire(blocking=False):
+                return
+            busy = self.commits is not None and self.commits.busy
+            self.lock.release()
+            if busy:
+                return
             self._teardown()
         finally:
             self.stepping.release()
@@ -471,9 +469,13 @@ class Driver(Waiting):
             self.closed = True
             self._release_waiting()
             self.delivery.interrupt()
-            self.selector.close()
-            self.wake_in.close()
-            self.wake_out.close()
+            self.discard()
+
+    def discard(self) -> None:
+        """Let go of what waking needs: at the end, or if the client could not be opened."""
+        self.selector.close()
+        self.wake_in.close()
+        self.wake_out.close()
 
     def abandon_after_fork(self) -> None:
         """In a forked child: touch neither socket nor database, and raise on every call."""

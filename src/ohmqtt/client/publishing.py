@@ -182,7 +182,7 @@ class Publisher:
         commits = driver.commits
         while commits is not None:
             commits.settle()
-            with commits.lock:
+            with commits.alone():
                 driver.check()
                 rows = commits.store.load_queued(after, self._settings.window_messages, self._settings.window_bytes)
                 with driver.lock:
