@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -117,6 +118,18 @@ def test_what_is_published_before_connect_follows_the_connack() -> None:
         link.expect("PUBREL", packet_id=2)
         link.pubcomp(2)
         assert [None if handle.wait_for_ack(PATIENCE_S) is None else 1 for handle in handles] == [None, 1, 1]
+
+
+def test_options_of_the_socket_are_taken_over() -> None:
+    with Peer() as peer, Client() as client:
+        attach(
+            client,
+            peer,
+            socket_options=[(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.SOL_SOCKET, socket.SO_LINGER, bytes(8))],
+            source_address=("127.0.0.1", 0),
+            connect_timeout=5,
+            tcp_nodelay=False,
+        )
 
 
 def test_two_clients_in_one_process_keep_apart() -> None:

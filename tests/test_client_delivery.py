@@ -422,9 +422,13 @@ def test_what_no_subscription_has_a_callback_for_goes_to_on_message() -> None:
         subscribed(client, link, "mine", None)
         link.publish("mine", b"1", 1, 1)
         link.publish("unknown", b"2", 2, 2)
-        assert box.payloads(2) == [b"1", b"2"]
-        link.expect("PUBACK", packet_id=1)
-        link.expect("PUBREC", packet_id=2)
+        link.publish("mine", b"3", 1, 3)
+        assert box.payloads(3) == [b"1", b"2", b"3"]
+        assert sorted((packet.kind, packet.packet_id) for packet in (link.receive() for _ in range(3))) == [
+            ("PUBACK", 1),
+            ("PUBACK", 3),
+            ("PUBREC", 2),
+        ]
 
 
 def test_a_message_that_nobody_waits_for_is_held_for_a_subscribe_to_come() -> None:
@@ -554,6 +558,9 @@ def test_an_error_of_ours_on_the_delivery_thread_closes_the_link_and_is_reported
     with linked() as (client, link, peer):
         subscribed(client, link, "t", box)
         session: Any = client._session
+        driver: Any = client._driver
+        with client._lock:
+            assert driver.wait_until(driver.delivery.idle, PATIENCE_S)
         works = session.delivered
 
         def broken(*_: Any) -> None:
@@ -568,6 +575,25 @@ def test_an_error_of_ours_on_the_delivery_thread_closes_the_link_and_is_reported
         link.publish("t", b"2")
         assert box.payloads(2) == [b"1", b"2"]
     assert any("internal error" in record.message and "a bug of ours" in record.message for record in caplog.records)
+
+
+def test_a_message_that_an_error_of_ours_struck_is_not_struck_again() -> None:
+    box = Mailbox()
+    with linked() as (client, link, peer):
+        subscribed(client, link, "t", box)
+        subscriptions: Any = client._session.subscriptions
+        works = subscriptions.due
+
+        def broken(*_: Any) -> None:
+            subscriptions.due = works
+            raise AssertionError("a bug of ours")
+
+        subscriptions.due = broken
+        link.publish("t", b"1", ContentType="x")
+        link.expect("DISCONNECT", reason_code=0x83)
+        link.expect_eof()
+        relink(peer).publish("t", b"2", ContentType="x")
+        assert box.payloads(1) == [b"2"]
 
 
 def test_events_for_a_client_that_is_gone_are_let_go() -> None:

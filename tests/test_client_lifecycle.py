@@ -11,12 +11,13 @@ import sys
 import textwrap
 import threading
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ohmqtt.client import Client
+from ohmqtt.client import Client, lifetime
 from ohmqtt.errors import (
     AuthenticationError,
     ClientClosedError,
@@ -36,7 +37,7 @@ from tests.client_tools import PATIENCE_S, QUICK, Gate, Mailbox, attach, in_thre
 from tests.peer import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ONCE = SessionSettings(reconnect=False)
 
@@ -473,6 +474,17 @@ def test_closing_from_two_threads_is_one_end() -> None:
             end.result()
 
 
+def test_shutdown_ends_a_goodbye_that_waits() -> None:
+    with linked() as (client, link, _):
+        client.publish("t", b"", 1)
+        ends = in_thread(client.disconnect, timeout=None)
+        link.expect("PUBLISH")
+        link.expect_nothing()
+        client.shutdown()
+        link.expect_eof()
+        ends.result()
+
+
 def test_shutdown_says_nothing_and_settles_everything() -> None:
     with linked(will=MQTTWill("will")) as (client, link, _):
         handles: list[Any] = [client.publish("t", b"", 1), client.publish("t", b"", 2), client.subscribe("x"), client.unsubscribe("y")]
@@ -617,7 +629,19 @@ def run_script(text: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.slow
+def test_a_client_that_cannot_be_closed_at_exit_does_not_keep_the_others_open() -> None:
+    class Broken(Client):
+        def close(self, timeout: float | None = None) -> None:
+            raise ValueError("broken")
+
+    broken, other = Broken(), Client()
+    with pytest.warns(ResourceWarning, match="broken"):
+        lifetime._close_at_exit()
+    with pytest.raises(StateError, match="closed"):
+        other.publish("t")
+    Client.close(broken)
+
+
 def test_a_client_left_open_at_exit_flushes_and_says_goodbye() -> None:
     script = """
         import sys
@@ -698,6 +722,8 @@ def test_a_client_that_could_not_be_opened_says_so() -> None:
     client._driver = None
     with pytest.raises(StateError, match="could not be opened"):
         client.publish_many([])
+    assert not client.is_connected()
+    client._abandon_after_fork()
     client.close()
     client.shutdown()
 
@@ -869,6 +895,85 @@ def test_an_error_of_ours_that_comes_again_and_again_ends_the_client_and_every_w
             warnings.simplefilter("ignore")
             connects.thread.join(PATIENCE_S)
         assert not connects.is_running()
+
+
+class Fake(SocketTransport):
+    """A transport that does as told."""
+
+    __slots__ = ("failing", "holds", "swallowed", "swallows")
+
+    failing: bool
+    holds: int
+    swallowed: int
+    swallows: bool
+
+    def send(self, data: Any) -> int:
+        if self.failing:
+            raise BrokenPipeError("broken")
+        if self.swallows:
+            self.swallowed += len(data)
+            return len(data)
+        return super().send(data)
+
+    def pending(self) -> bool:
+        self.holds -= 1
+        return self.holds >= 0
+
+
+@contextmanager
+def faked(settings: SessionSettings = ONCE) -> Iterator[tuple[Client, Any, Any]]:
+    """A client whose transport is a fake one."""
+    made: list[Fake] = []
+
+    def open_it(**options: Any) -> Fake:
+        transport = Fake(socket.create_connection((options["address"].host, options["address"].port)), "fake")
+        transport.failing = transport.swallows = False
+        transport.holds = 3
+        transport.swallowed = 0
+        made.append(transport)
+        return transport
+
+    with Peer() as peer, Client(settings=settings) as client:
+        driver: Any = client._driver
+        driver.opening.open_transport = open_it
+        link = attach(client, peer)
+        yield client, link, made[0]
+        client.shutdown()
+
+
+def test_what_a_transport_holds_back_is_asked_for() -> None:
+    with faked() as (client, link, transport):
+        handle = client.publish("t", b"", 1)
+        link.puback(link.expect("PUBLISH").packet_id)
+        assert handle.wait_for_ack(PATIENCE_S) is not None
+        assert transport.holds <= 0
+
+
+def test_a_round_of_io_writes_so_much_and_no_more() -> None:
+    with faked() as (client, _, transport):
+        transport.swallows = True
+        client.publish_many([("t", bytes(300_000))] * 30, 1)
+        driver: Any = client._driver
+        with client._lock:
+            assert driver.wait_until(lambda: transport.swallowed > 9_000_000, PATIENCE_S)
+
+
+def test_last_words_are_left_alone_by_a_client_that_is_far_behind() -> None:
+    gate = Gate()
+    with faked(SessionSettings(reconnect=False, inbound_messages_max=1)) as (client, link, transport):
+        lost = Mailbox()
+        client.on_disconnect = lost
+        subscribed(client, link, "t", gate)
+        link.publish("t", b"1")
+        gate.wait_entered()
+        link.publish("t", b"2")
+        client.publish("t", b"").wait_for_ack(PATIENCE_S)
+        transport.failing = True
+        client.publish("t", b"")
+        with pytest.raises(LinkLostError, match="broken"):
+            wait_lost(client)
+        gate.open.set()
+        assert lost.get().was_connected
 
 
 def test_a_transport_that_wants_to_write_is_read_again_when_it_can() -> None:

@@ -92,9 +92,10 @@ class Opening:
             if number == self.number:
                 if transport is not None:
                     try:
-                        if session.opened(now, data):
-                            driver.arrived = transport
-                            transport = None
+                        taken = session.opened(now, data)
+                        assert taken, "an attempt that is wanted is one that the Session waits for"
+                        driver.arrived = transport
+                        transport = None
                     except MQTTError as caught:
                         error = unusable(caught)
                 if error is not None:

@@ -117,23 +117,23 @@ class Waiting(ABC):
 
     def take_turn(self, timeout: float | None) -> None:
         """Do one round of I/O; or, while a wait on another thread does it, wait for what that brings. The lock is not held."""
-        if self.stepping.acquire(blocking=False):
-            try:
-                if not self.closed:
-                    self.step(timeout)
-            finally:
-                self.stepping.release()
-                # Whoever waits on another thread has to drive from now on.
-                with self.lock:
-                    self.notify()
-            return
         with self.lock:
-            if self.stepping.locked():
+            drives = self.stepping.acquire(blocking=False)
+            if not drives:
                 self.watchers += 1
                 try:
                     self.changed.wait(timeout)
                 finally:
                     self.watchers -= 1
+                return
+        try:
+            if not self.closed:
+                self.step(timeout)
+        finally:
+            self.stepping.release()
+            # Whoever waits on another thread has to drive from now on.
+            with self.lock:
+                self.notify()
 
     def wait(self, request: Outgoing | Request, timeout: float | None) -> None:
         """Wait until `request` is resolved."""
