@@ -190,7 +190,7 @@ def test_what_was_acknowledged_is_let_go_of_long_before_it_would_expire() -> Non
         world.resolved.clear()
         world.outbound.expire(world.now)
 
-    for _ in range(300):
+    for _ in range(100):
         publish_and_acknowledge()
     assert len(world.outbound.expiring) <= SWEEP_MIN
     assert sum(reference() is not None for reference in living) <= SWEEP_MIN

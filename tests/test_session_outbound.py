@@ -357,8 +357,7 @@ def test_identifiers_wrap_past_those_that_are_open() -> None:
 def test_without_a_free_identifier_publications_wait() -> None:
     world = World()
     link = world.accept()
-    for packet_id in range(1, 65_536):
-        world.outbound.requests[packet_id] = a_request()
+    world.outbound.requests = dict.fromkeys(range(1, 65_536), a_request())
     message = world.publish()
     assert world.turn() == []
     assert message.state == State.QUEUED
