@@ -151,6 +151,31 @@ def test_damage_in_a_message_that_was_in_flight_is_reported_when_the_client_is_m
             Client(path)
 
 
+@pytest.mark.slow
+def test_damage_in_a_message_that_waits_holds_back_it_and_what_is_behind_it(
+    path: Path, peer: Peer, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_before_connect(path, 6)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE message SET payload = x'00' WHERE sequence = 4")
+    connection.close()
+    with caplog.at_level(logging.ERROR, "ohmqtt"), Client(path, settings=FAST) as client:
+        link = connect(client, peer)
+        for number in range(3):
+            link.puback(link.expect("PUBLISH", payload=b"%d" % number).packet_id)
+        link.expect_nothing()
+        assert is_idle(1.2)
+        with pytest.raises(StoreDamagedError, match="message 4 doesn't have its checksum"):
+            list(client.pending())
+        client.publish("t", b"new", 1)  # is accepted, and waits behind the others
+        link.expect_nothing()
+        client.shutdown()
+    assert len([record for record in caplog.records if "message 4" in record.getMessage()]) == 1
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT sequence FROM message ORDER BY 1").fetchall() == [(4,), (5,), (6,), (7,)]
+    connection.close()
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="No such file"):
         Client(tmp_path / "nowhere" / "queue.db")

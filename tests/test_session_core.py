@@ -1334,12 +1334,34 @@ def test_a_refused_commit_of_a_dead_links_turn_gives_no_quota_to_the_next_link()
 
 def test_rows_that_cannot_be_loaded_are_reported_once() -> None:
     pair = Pair(durable=True)
-    pair.session.load_failed(StoreError("gone"), 0.0)
-    pair.session.load_failed(StoreError("gone"), 0.5)
+    session = pair.session
+    session.outbound.stored_rows = 1
+    session.load_failed(StoreError("gone"), 0.0)
+    session.load_failed(StoreError("gone"), 0.5)
     pair.pump()
     assert len(pair.reports()) == 1
-    assert pair.session.receiving.waiting_messages == 1
-    assert pair.session.retry_at == 0.5 + RETRY_S
+    assert session.receiving.waiting_messages == 1
+    assert session.retry_at is None  # commits go on
+    assert session.deadline() == 0.5 + RETRY_S
+    assert session.wanted_rows(0.4 + RETRY_S) is None
+    assert session.wanted_rows(0.5 + RETRY_S) is not None
+    session.loaded([], lambda row: Outgoing(b"", b"", 1, 0x32), 2.0)
+    assert session.deadline() is None
+    session.load_failed(StoreError("gone"), 3.0)
+    assert len(session.urgent) == 1  # it had worked meanwhile
+    session.outbound.stored_rows = 0
+    assert session.wanted_rows(9.0) is None
+    assert session.deadline() is None
+
+
+def test_while_commits_are_refused_nothing_is_loaded() -> None:
+    pair = Pair(durable=True)
+    pair.session.load_failed(StoreError("gone"), 0.0)
+    pair.session.publish(Outgoing(b"\0\x01t", b"", 1, 0x32))
+    turn = pair.session.take(0.7)
+    assert turn is not None
+    pair.session.commit_failed(turn, StoreError("full"), 0.7)
+    assert pair.session.deadline() == 0.7 + RETRY_S
 
 
 def test_nothing_to_do_makes_no_turn() -> None:

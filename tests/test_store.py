@@ -791,7 +791,7 @@ def test_a_flipped_bit_in_a_payload_is_reported(tmp_path: Path) -> None:
     store.close()
     overwrite(path, path.read_bytes().index(b"other payload"), b"Other payload")
     store = SQLiteStore(path)
-    assert len(store.load_queued(0, 1, ALL)) == 1
+    assert sequences(store) == [1]  # what is before the damage is given back
     with pytest.raises(StoreDamagedError, match=r"message 2 doesn't have its checksum.*set_aside"):
         store.load_queued(1, 1, ALL)
     store.close()

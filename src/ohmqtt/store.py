@@ -241,8 +241,12 @@ class SQLiteStore:
                 if bytes_max < 0 and messages:
                     break
                 messages.append(self._message(row, now))
-        except sqlite3.Error as error:
-            raise _translate(error, self.path) from error
+        except (sqlite3.Error, StoreDamagedError) as error:
+            # What is sound before the damage can still be sent; the next call meets it first, and says so.
+            if not messages and isinstance(error, sqlite3.Error):
+                raise _translate(error, self.path) from error
+            if not messages:
+                raise
         finally:
             cursor.close()  # an unfinished SELECT would keep the write-ahead log from starting over
         return messages

@@ -66,7 +66,8 @@ class Commits:
                 if turn is not None:
                     if not self._commit(turn):
                         return
-                elif wanted is not None:
+                else:
+                    assert wanted is not None
                     if not self._load(wanted):
                         return
                     loaded = True
@@ -126,7 +127,7 @@ class Commits:
             turn = session.take(now)
         if turn is not None or resting:
             return turn, None
-        wanted = session.outbound.wanted_rows()
+        wanted = session.wanted_rows(now)
         if wanted is None:
             session.retry_at = None
         return None, wanted
@@ -178,9 +179,7 @@ class Commits:
                 driver.tell_urgent()
             return False
         with driver.lock:
-            now = monotonic()
-            session.retry_at = None
-            session.outbound.loaded(rows, driver.make_message, now)
+            session.loaded(rows, driver.make_message, monotonic())
         return bool(rows)
 
     def close(self) -> None:

@@ -105,7 +105,9 @@ class Session:
         self.last_error: MQTTError | None = None
         # Turns: taken and not released; and what the user must hear although the disk holds turns back.
         self.open_turns = 0
+        # When the disk is asked again: to commit, and to give back rows.
         self.retry_at: float | None = None
+        self.reload_at: float | None = None
         self.urgent: list[Report] = []
 
     @property
@@ -441,15 +443,34 @@ class Session:
 
     def commit_failed(self, turn: Turn, error: StoreError, now: float) -> list[Outgoing]:
         """The disk refused: take back every publication that isn't promised yet, and return them; the rest is kept for another try."""
-        self.load_failed(error, now)
+        if self.retry_at is None:
+            self._complain(error)
+        self.retry_at = now + RETRY_S
         link = self.connected_link()
         return self.outbound.withdraw(turn, error, link if turn.link is link else None) + self.outbound.withdraw(self.baskets, error, link)
 
+    def wanted_rows(self, now: float) -> tuple[int, int, int] | None:
+        """Return which stored rows are to be loaded now (see `Backlog.wanted_rows`): none for a while after the disk has refused."""
+        if self.reload_at is not None and now < self.reload_at:
+            return None
+        wanted = self.outbound.wanted_rows()
+        if wanted is None:
+            self.reload_at = None
+        return wanted
+
+    def loaded(self, rows: list[StoredMessage], make: Callable[[StoredMessage], Outgoing], now: float) -> None:
+        """Take rows that were wanted."""
+        self.reload_at = None
+        self.outbound.loaded(rows, make, now)
+
     def load_failed(self, error: Exception, now: float) -> None:
-        """The disk did not do what it was asked to: say so once, and try again later."""
-        if self.retry_at is None:
-            self.urgent.append(Report(_ERROR, f"the database refused: {error}; it is tried again each {RETRY_S:g} s"))
-        self.retry_at = now + RETRY_S
+        """The disk did not give back what it was asked for: say so once, and ask again later. New rows can be written all the same."""
+        if self.reload_at is None:
+            self._complain(error)
+        self.reload_at = now + RETRY_S
+
+    def _complain(self, error: Exception) -> None:
+        self.urgent.append(Report(_ERROR, f"the database refused: {error}; it is tried again each {RETRY_S:g} s"))
 
     def take_urgent(self) -> list[Report]:
         """Take what the user must hear at once, although the disk holds turns back: it promises nothing."""
@@ -481,7 +502,9 @@ class Session:
 
     def deadline(self) -> float | None:
         """Return when `tick` must be called at the latest."""
-        at: list[float | None] = [self.baskets.deadline(), self.retry_at, self.inbound.deadline()]
+        # While a commit is refused nothing is loaded either.
+        disk_at = self.reload_at if self.retry_at is None else self.retry_at
+        at: list[float | None] = [self.baskets.deadline(), disk_at, self.inbound.deadline()]
         if self.phase == WAITING:
             at.append(self.dial_at)
         if self.link is not None:
