@@ -344,6 +344,18 @@ def test_an_unproven_connack_with_bytes_behind_it_in_one_piece() -> None:
     assert [message.topic for message in pair.messages()] == ["a"]
 
 
+def test_what_an_unproven_connack_in_pieces_expected_does_not_hold_back_what_comes_behind_it() -> None:
+    pair = Pair()
+    pair.start(AuthenticationMethod="M")
+    pair.open()
+    accepted = connack(AuthenticationMethod="M", AuthenticationData=bytes(50))
+    pair.feed(accepted[:10], accepted[10:], publish("a"))
+    (step,) = pair.session.auth_steps
+    pair.session.authenticated(step, None, None, pair.now)
+    pair.pump()
+    assert [message.topic for message in pair.messages()] == ["a"]
+
+
 def test_a_length_that_is_not_complete_waits() -> None:
     pair = Pair().connect()
     data = publish("a", bytes(20_000))

@@ -447,7 +447,7 @@ class Session:
             self._complain(error)
         self.retry_at = now + RETRY_S
         link = self.connected_link()
-        return self.outbound.withdraw(turn, error, link if turn.link is link else None) + self.outbound.withdraw(self.baskets, error, link)
+        return self.outbound.withdraw(turn, error, link) + self.outbound.withdraw(self.baskets, error, link)
 
     def wanted_rows(self, now: float) -> tuple[int, int, int] | None:
         """Return which stored rows are to be loaded now (see `Backlog.wanted_rows`): none for a while after the disk has refused."""
