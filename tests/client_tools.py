@@ -81,11 +81,14 @@ def log_box(level: int = logging.WARNING) -> Iterator[Mailbox]:
 
     handler = Handler(level)
     logger = logging.getLogger("ohmqtt")
+    before = logger.level
+    logger.setLevel(level)
     logger.addHandler(handler)
     try:
         yield box
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def attach(

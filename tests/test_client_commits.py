@@ -206,6 +206,63 @@ def test_the_oldest_on_disk_make_room_if_the_policy_says_so(tmp_path: Path) -> N
         assert [int(handle.payload) for handle in client.pending()] == list(range(5, 15))
 
 
+def test_the_oldest_make_room_although_they_are_on_disk_only(tmp_path: Path) -> None:
+    settings = SessionSettings(queue_messages_max=10, queue_bytes_max=200, window_messages=2, queue_policy=QueuePolicy.DROP_OLDEST)
+    client = Client(tmp_path / "q.db", settings=settings)
+    for i in range(14):
+        client.publish("t", b"%d" % i, 1)
+    # This one takes the room of more than are in memory at a time.
+    client.publish("t", bytes(170), 1)
+    assert list(client.pending())[-1].payload == bytes(170)
+    with pytest.raises(QueueFullError, match="of 200 bytes"):
+        client.publish("t", bytes(300), 1)
+    client.close()
+
+
+def test_rows_that_cannot_be_read_make_no_room(tmp_path: Path) -> None:
+    fill(tmp_path / "q.db", 10)
+    disk = Disk(tmp_path / "q.db")
+    client = Client(store=disk, settings=SessionSettings(queue_messages_max=10, queue_policy=QueuePolicy.DROP_OLDEST))
+    disk.loads.append(StoreError("unreadable"))
+    with pytest.raises(QueueFullError, match="10 of 10"):
+        client.publish("t", b"", 1)
+    client.close()
+
+
+def test_whoever_looks_at_the_queue_waits_for_who_commits(disk: Disk) -> None:
+    with Client(store=disk) as client:
+        disk.gate.clear()
+        publishes = in_thread(client.publish, "t", b"x", 1)
+        assert disk.entered.wait(PATIENCE_S)
+        looks = in_thread(lambda: [handle.payload for handle in client.pending()])
+        asks = in_thread(lambda: [handle.payload for handle in client.pending()])
+        disk.gate.set()
+        publishes.result()
+        assert looks.result() == asks.result() == [b"x"]
+
+
+def test_only_one_at_a_time_has_the_store(disk: Disk) -> None:
+    def use() -> None:
+        with commits.alone():
+            assert commits.busy
+
+    with Client(store=disk) as client:
+        driver: Any = client._driver
+        commits = driver.commits
+        with commits.alone():
+            uses = in_thread(use)
+            while not commits.ended._waiters:
+                assert uses.is_running()
+        uses.result()
+
+
+def test_what_waits_in_memory_is_pending() -> None:
+    with Client() as client:
+        client.publish("t", b"0")
+        client.publish_many([("t", b"1"), ("t", b"2")], 2)
+        assert [handle.payload for handle in client.pending()] == [b"1", b"2"]
+
+
 def test_a_full_queue_beside_a_database_waits_for_room(disk: Disk) -> None:
     with linked(SessionSettings(queue_messages_max=1), store=disk, client_id="c") as (client, link, _):
         client.publish("t", b"", 1)

@@ -382,6 +382,21 @@ def answer_subscribes(link: Link, count: int) -> dict[str, int]:
     return identifiers
 
 
+@pytest.mark.parametrize("qos", [0, 1])
+def test_the_filters_of_one_call_share_one_run_of_their_callback_for_several_copies(qos: int) -> None:
+    box = Mailbox()
+    with linked() as (client, link, _):
+        client.subscribe(["a/+", "a/b"], box)
+        identifiers = answer_subscribes(link, 2)
+        for i, identifier in enumerate(identifiers.values(), 1):
+            link.publish("a/b", b"once", qos, i if qos else 0, SubscriptionIdentifier=[identifier])
+        link.publish("a/c", b"end", 1, 9, SubscriptionIdentifier=[identifiers["a/+"]])
+        for i in (1, 2, 9) if qos else (9,):
+            link.expect("PUBACK", packet_id=i)
+        assert box.payloads(2) == [b"once", b"end"]
+        assert box.is_empty()
+
+
 def test_the_filters_of_one_call_share_one_run_of_their_callback() -> None:
     box = Mailbox()
     with linked() as (client, link, _):

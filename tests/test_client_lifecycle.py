@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import socket
@@ -787,6 +788,20 @@ def test_an_authenticator_is_asked_apart_from_the_callbacks() -> None:
         assert "ohmqtt-io" not in riddle.threads
 
 
+def test_a_re_authentication_that_nobody_asked_to_hear_of() -> None:
+    with log_box(logging.INFO) as log, Peer() as peer, Client(settings=QUICK) as client:
+        client.connect(peer.address, authenticator=Riddle())
+        link = peer.accept()
+        link.expect("CONNECT")
+        link.connack(0, AuthenticationMethod="RIDDLE")
+        client.wait_for_connect(PATIENCE_S)
+        client.auth()
+        link.expect("AUTH")
+        link.auth(0x00, AuthenticationMethod="RIDDLE")
+        while log.get().getMessage() != "re-authenticated":
+            pass
+
+
 def test_auth_without_an_authenticator_or_a_connection_is_refused() -> None:
     with linked() as (client, _, _), pytest.raises(StateError, match="authenticator"):
         client.auth()
@@ -1001,4 +1016,5 @@ def test_a_transport_that_wants_to_write_is_read_again_when_it_can() -> None:
         handle = client.publish("t", b"", 1)
         link.puback(link.expect("PUBLISH").packet_id)
         assert handle.wait_for_ack(PATIENCE_S) is not None
-        assert driver.transport.wants <= 0
+        with client._lock:
+            assert driver.wait_until(lambda: driver.transport.wants <= 0, PATIENCE_S)

@@ -33,6 +33,8 @@ class Commits:
         self.busy = False
         self.ended = threading.Condition(driver.lock)
         self.left_over = False
+        # The turn that was taken and isn't released; and the same again if the disk has refused it.
+        self.unfinished: Turn | None = None
         self.failed_turn: Turn | None = None
         # Whoever waits for a turn of this number or a lower one knows its outcome.
         self.settled = 0
@@ -107,7 +109,8 @@ class Commits:
         self.busy = False
         self.ended.notify_all()
         driver = self.driver
-        if self.left_over or driver.session.baskets.any():
+        interrupted = self.unfinished is not self.failed_turn
+        if self.left_over or interrupted or driver.session.baskets.any():
             # Nobody may wait for it, so that it is the I/O thread's.
             self.left_over = False
             driver.again = True
@@ -120,11 +123,12 @@ class Commits:
             return None, None
         now = monotonic()
         resting = session.retry_at is not None and now < session.retry_at
-        turn = self.failed_turn
+        turn = self.unfinished
         if turn is not None:
             return None if number is None and resting else turn, None
         if number is not None or self.settled < target:
-            turn = session.take(now)
+            # From now on it is there to be committed, until it is released: an interrupt in the middle must not lose it.
+            self.unfinished = turn = session.take(now)
         if turn is not None or resting:
             return turn, None
         wanted = session.wanted_rows(now)
@@ -160,7 +164,7 @@ class Commits:
                     return False
             elif turn.journal:
                 session.retry_at = None
-            self.failed_turn = None
+            self.unfinished = self.failed_turn = None
             session.release(turn, now)
             driver.hand_over(turn)
             self.settled = max(self.settled, turn.number)
@@ -192,7 +196,7 @@ class Commits:
                 with driver.lock:
                     session = driver.session
                     now = monotonic()
-                    failed = self.failed_turn
+                    failed = self.unfinished
                     if failed is not None:
                         # Its link is gone: what it would have written is settled as lost.
                         session.release(failed, now)

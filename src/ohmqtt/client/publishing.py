@@ -125,24 +125,20 @@ class Publisher:
         session = self._session
         driver = self._driver
         weight = len(handle.payload) + len(handle.topic_field) + len(handle.properties)
-        if self._settings.queue_policy is QueuePolicy.DROP_OLDEST and driver.commits is not None:
+        fits = weight <= self._settings.queue_bytes_max
+        policy = self._settings.queue_policy
+        if fits and policy is QueuePolicy.DROP_OLDEST and driver.commits is not None:
             self._accept_for_the_oldest(handle)
             return
-        if self._settings.queue_policy is not QueuePolicy.WAIT or weight > self._settings.queue_bytes_max:
-            session.publish(handle)
-            return
-        while True:
-            if session.connected_link() is None:
-                session.publish(handle)
-                return
+        while fits and policy is QueuePolicy.WAIT and session.connected_link() is not None:
             driver.wake()
             if driver.commits is not None:
                 self._settle()
             driver.wait_until(lambda: session.outbound.has_room(handle) or session.connected_link() is None or driver.closing, None)
             driver.check()
             if session.outbound.has_room(handle):
-                session.publish(handle)
-                return
+                break
+        session.publish(handle)
 
     def _accept_for_the_oldest(self, handle: PublishHandle) -> None:
         """Accept `handle` in the place of the oldest publications, which may be on disk only. The lock is held."""
@@ -175,10 +171,10 @@ class Publisher:
             found = list(self._session.outbound.pending())
         for message in found:
             after = max(after, message.sequence)
-            if isinstance(message, PublishHandle):
-                with driver.lock:
-                    message.claimed = True
-                yield message
+            assert isinstance(message, PublishHandle)
+            with driver.lock:
+                message.claimed = True
+            yield message
         commits = driver.commits
         while commits is not None:
             commits.settle()
@@ -191,8 +187,8 @@ class Publisher:
                 return
             after = rows[-1].sequence
             for handle in handles:
-                if isinstance(handle, PublishHandle):
-                    yield handle
+                assert isinstance(handle, PublishHandle)
+                yield handle
 
 
 def raise_store_error(handle: PublishHandle) -> None:
