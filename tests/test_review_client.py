@@ -104,3 +104,27 @@ def test_nobody_commits_for_others_for_ever(tmp_path: Path) -> None:
     store.refuse = lambda journal: False
     client.shutdown()
     other.shutdown()
+
+
+def test_an_interrupt_during_a_commit_loses_no_turn(tmp_path: Path) -> None:
+    """The publication may be stored or not, as its call has not returned; but what comes later must not fail because of it."""
+    store = WatchedStore(tmp_path / "db")
+    interrupts = [KeyboardInterrupt()]
+
+    def interrupted(journal: Any) -> bool:
+        if interrupts:
+            raise interrupts.pop()
+        return False
+
+    with Peer() as peer, Client(store=store, settings=QUICK) as client:
+        link = attach(client, peer, connack={"ReceiveMaximum": 1})
+        store.attempts.clear()
+        store.refuse = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            client.publish("t", b"1", 1)
+        handle = client.publish("t", b"2", 1)
+        for payload in (b"1", b"2"):
+            packet = link.expect("PUBLISH", payload=payload)
+            link.puback(packet.packet_id)
+        handle.wait_for_ack(PATIENCE_S)
+        client.shutdown()
