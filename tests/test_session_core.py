@@ -386,6 +386,16 @@ def test_the_expiry_of_connack_replaces_ours() -> None:
         pair.disconnect(0, MQTTDisconnectProps(SessionExpiryInterval=10))
 
 
+def test_a_session_that_the_server_keeps_for_no_time_is_over_when_we_say_goodbye_between_links() -> None:
+    pair = Pair(durable=True)
+    pair.start(SessionExpiryInterval=100)
+    pair.open()
+    pair.accept(SessionExpiryInterval=0)
+    pair.lose()
+    pair.disconnect()
+    assert not pair.session.identity.ours
+
+
 # ---- sessions ----------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -1259,7 +1269,10 @@ def test_an_authentication_from_the_first_step_to_the_next_exchange() -> None:
     (step,) = pair.session.auth_steps
     pair.session.auth_steps.clear()
     assert pair.session.connected_link() is None
+    pair.now = 5.0
     pair.session.authenticated(step, None, None, pair.now)
+    assert pair.session.link is not None
+    assert pair.session.link.last_received == 0.0  # what the authenticator does is no sign of the server's life
     pair.session.reauthenticate(b"3", pair.now)
     pair.pump()
     assert pair.kinds() == ["CONNECT", "AUTH"]

@@ -285,6 +285,19 @@ def test_a_request_that_the_link_did_not_live_to_see_answered_is_sent_again_with
     assert [type(handle.outcome) for handle in handles] == [MQTTSubAckPacket, MQTTUnsubAckPacket, MQTTSubAckPacket]
 
 
+def test_what_was_sent_goes_again_before_what_was_not() -> None:
+    pair = Pair().connect()
+    pair.subscribe("a")
+    pair.subscribe("b")
+    pair.session.unsubscribe(Held(["a"], MQTTUnsubscribeProps.EMPTY))
+    pair.lose()
+    assert [(packet.kind, filters(packet)) for packet in pair.reconnect()] == [
+        ("SUBSCRIBE", ["a"]),
+        ("SUBSCRIBE", ["b"]),
+        ("UNSUBSCRIBE", ["a"]),
+    ]
+
+
 def test_a_resumed_session_is_not_asked_again_and_a_lost_one_wholly() -> None:
     pair = Pair().connect()
     subscribed(pair, "a", "b")
@@ -322,6 +335,17 @@ def test_what_we_put_together_is_taken_apart_if_it_is_too_large() -> None:
     assert 1 < len(again) < 50
     assert all(len(packet.raw) <= 100 for packet in again)
     assert pair.reports() == []
+
+
+def test_what_is_taken_apart_keeps_its_identifier() -> None:
+    pair = Pair().connect()
+    for i in range(20):
+        subscribed(pair, f"topic/{i:02}")
+    subscribed(pair, "topic/+")
+    pair.lose()
+    again = pair.reconnect(session_present=False, MaximumPacketSize=100)
+    assert len(again) > 2
+    assert {identifier(packet) for packet in again if "topic/+" not in filters(packet)} == {1}
 
 
 def test_a_subscription_that_the_next_server_cannot_take_is_reported() -> None:
@@ -488,6 +512,15 @@ def test_a_cancelled_request_that_was_sent_keeps_its_identifier_until_the_answer
     pair.session.subscriptions.cancel(unsubscribe)
     pair.feed(unsuback(3, 0))
     assert len(pair.session.subscriptions.tree) == 0
+
+
+def test_a_cancelled_unsubscribe_between_two_links_ends_nothing() -> None:
+    pair = Pair().connect()
+    subscribed(pair, "a")
+    pair.lose()
+    pair.session.subscriptions.cancel(pair.unsubscribe("a"))
+    assert [(packet.kind, filters(packet)) for packet in pair.reconnect(session_present=False)] == [("SUBSCRIBE", ["a"])]
+    assert pair.session.subscriptions.unsubscribing == []
 
 
 def test_a_cancelled_request_ends_with_its_link() -> None:
