@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-__all__ = ["FAST", "PATIENCE_S", "Cutter", "Inbox", "Seen", "child", "collect_messages", "connected_client", "unused"]
+__all__ = ["FAST", "PATIENCE_S", "Cutter", "Inbox", "Seen", "child", "collect_messages", "connected_client", "let_time_pass", "unused"]
 
 T = TypeVar("T")
 
@@ -87,6 +87,11 @@ class Inbox(Seen[Message]):
 def unused(what: str = "t") -> str:
     """Return a name (of a topic, a client, a group) that no other test uses."""
     return f"{what}-{uuid.uuid4().hex[:12]}"
+
+
+def let_time_pass(seconds: float) -> None:
+    """Wait for nothing but the clock, for what only time brings about at the broker: the end of a message or of a session."""
+    threading.Event().wait(seconds)
 
 
 @contextlib.contextmanager

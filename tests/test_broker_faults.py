@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import threading
 from collections import Counter
 from time import monotonic
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-UNLIMITED = ["max_queued_messages 0"]
+UNLIMITED = ["max_queued_messages 0", "set_tcp_nodelay true"]
 REPUBLISH = SessionSettings(reconnect_initial_s=0.02, reconnect_max_s=0.2, session_lost_policy=SessionLostPolicy.REPUBLISH)
 PUBLISHERS = 3
 
@@ -125,22 +126,40 @@ def publish_through(load: Load, how_often: int, action: Callable[[], None]) -> N
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
 def test_a_broker_that_keeps_its_sessions_restarts_under_load(mosquitto_factory: Factory, qos: int) -> None:
-    # Mosquitto 2.0.11 sends more than its limit of 20 once a few wait behind it, and forgets over a restart which of those beyond the limit
-    # it has released: QoS 2 arrives twice. So fewer than 20 are on their way at a time.
     broker = mosquitto_factory(persistent=True, config=UNLIMITED)
     with connected_client(broker.address, "subscriber") as subscriber:
         inbox = collect_messages(subscriber, "load")
-        with Load(broker.address, qos, at_once=6 if qos == 2 else 200, until_in=inbox if qos == 2 else None) as load:
+        with Load(broker.address, qos, at_once=6 if qos == 2 else 50, until_in=inbox if qos == 2 else None) as load:
             publish_through(load, 3, broker.restart)
         outcomes = load.outcomes()
         received = expect_all(subscriber, inbox, load.acknowledged() if qos else set())
     assert set(outcomes) <= ({"NoneType"} if qos else {"NoneType", "LinkLostError"})
     assert outcomes["NoneType"] > 1_000
     if qos == 2:
-        assert max(Counter(received).values()) == 1
+        repeated = sum(count - 1 for count in Counter(received).values())
+        assert repeated <= repeated_by_broker(broker.log(), "subscriber")
         for i in range(PUBLISHERS):
-            numbers = [number_of(payload) for payload in received if payload.startswith(b"publisher%d " % i)]
+            numbers = [number_of(payload) for payload in dict.fromkeys(received) if payload.startswith(b"publisher%d " % i)]
             assert numbers == sorted(numbers)
+
+
+def repeated_by_broker(log: str, client_id: str) -> int:
+    """Return how often the broker sent a QoS 2 PUBLISH again that it had sent the PUBREL of, which makes it a new message (MQTT-4.3.3-12).
+
+    Mosquitto 2.0.11 sends more than its limit of 20 once a few wait behind it, and forgets over a restart which of those beyond the limit
+    it has released.
+    """
+    released: set[str] = set()
+    count = 0
+    for line in log.splitlines():
+        if found := re.search(rf"Sending PUBREL to {client_id} \(m(\d+)\)", line):
+            released.add(found[1])
+        elif found := re.search(rf"Received PUBCOMP from {client_id} \(Mid: (\d+)", line):
+            released.discard(found[1])
+        elif (found := re.search(rf"Sending PUBLISH to {client_id} \(d1, q2, r0, m(\d+),", line)) and found[1] in released:
+            released.discard(found[1])
+            count += 1
+    return count
 
 
 @pytest.mark.parametrize("settings", [FAST, REPUBLISH], ids=["CLEAR", "REPUBLISH"])
@@ -182,7 +201,9 @@ def test_a_broker_that_keeps_its_sessions_is_killed_under_load(mosquitto_factory
 
     with connected_client(broker.address, "subscriber") as subscriber:
         inbox = collect_messages(subscriber, "load")
-        with Load(broker.address, qos) as load:
+        # So that the subscription is on disk.
+        broker.restart()
+        with Load(broker.address, qos, at_once=50) as load:
             publish_through(load, 3, kill_and_start)
         outcomes = load.outcomes()
         expect_all(subscriber, inbox, set())

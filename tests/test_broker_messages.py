@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
 from ohmqtt import Client, Message, MessageExpiredError, MQTTPublishProps
-from tests.broker_tools import FAST, PATIENCE_S, Inbox, collect_messages, connected_client, unused
+from tests.broker_tools import FAST, PATIENCE_S, Inbox, collect_messages, connected_client, let_time_pass, unused
 from tests.mosquitto import Mosquitto, free_port
 
 USER_PROPERTIES = (("key", "first"), ("other", "ü ☃ 𐍈"), ("key", "second"), ("", ""), ("key", "first"))
-
-
-def let_time_pass(seconds: float) -> None:
-    """Wait for nothing but the clock: only it makes a message expire at the broker."""
-    threading.Event().wait(seconds)
 
 
 # -- properties ---------------------------------------------------------------------------------------------------------------------------

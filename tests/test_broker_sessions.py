@@ -19,7 +19,7 @@ from ohmqtt import (
     SessionLostPolicy,
     SessionSettings,
 )
-from tests.broker_tools import FAST, PATIENCE_S, Inbox, Seen, child, collect_messages, connected_client, unused
+from tests.broker_tools import FAST, PATIENCE_S, Inbox, Seen, child, collect_messages, connected_client, let_time_pass, unused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +60,24 @@ def test_a_session_that_nobody_asked_for_ends_with_a_clean_disconnect(mosquitto:
             client.connect(mosquitto.address, client_id)
             assert client.wait_for_connect(PATIENCE_S).session_present is False
             client.disconnect()
+
+
+@pytest.mark.slow
+@pytest.mark.spec("MQTT-3.1.2-23")
+def test_a_session_that_expired_is_made_anew(mosquitto: Mosquitto) -> None:
+    topic, client_id = unused(), unused("client")
+    short = MQTTConnectProps(SessionExpiryInterval=1)
+    with Client(settings=FAST) as client:
+        client.connect(mosquitto.address, client_id, connect_properties=short)
+        inbox = collect_messages(client, topic)
+        client.disconnect()
+        mosquitto.wait_for_log(f"Client {client_id} disconnected")
+        # Only time ends a session; the broker looks each second.
+        let_time_pass(2.5)
+        client.connect(mosquitto.address, client_id, connect_properties=short)
+        assert client.wait_for_connect(PATIENCE_S).session_present is False
+        client.publish(topic, b"again", 1).wait_for_ack(PATIENCE_S)
+        assert inbox.wait_payloads() == [b"again"]
 
 
 @pytest.mark.spec("MQTT-3.1.2-4")
