@@ -14,7 +14,7 @@ from ohmqtt.session import SessionSettings
 from tests.peer import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from ohmqtt.records import Message
     from tests.peer import Link
@@ -71,7 +71,7 @@ class Gate:
 
 
 @contextmanager
-def log_box(level: int = logging.WARNING) -> Iterator[Mailbox]:
+def log_box(level: int = logging.WARNING) -> Generator[Mailbox]:
     """A mailbox of what ΩQTT writes to the log."""
     box = Mailbox()
 
@@ -111,7 +111,7 @@ def attach(
 @contextmanager
 def linked(
     settings: SessionSettings = QUICK, *, connack: dict[str, Any] | None = None, manual_ack: bool = False, store: Any = None, **options: Any
-) -> Iterator[tuple[Client, Link, Peer]]:
+) -> Generator[tuple[Client, Link, Peer]]:
     """A client with threads, connected to a peer. Afterwards the peer goes first, so that nobody waits for its answers."""
     with Peer() as peer:
         client = Client(settings=settings, manual_ack=manual_ack, store=store)

@@ -553,7 +553,9 @@ def test_a_request_that_its_link_did_not_live_to_answer_is_sent_again_with_the_s
 
 
 def connect(**options: Any) -> Callable[[Client], object]:
-    return lambda client: client.connect(**{"address": "127.0.0.1:1", **options})
+    arguments: dict[str, Any] = {"address": "127.0.0.1:1"}
+    arguments.update(options)
+    return lambda client: client.connect(**arguments)
 
 
 def publish(*arguments: Any, **options: Any) -> Callable[[Client], object]:

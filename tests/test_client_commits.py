@@ -219,6 +219,18 @@ def test_the_oldest_make_room_although_they_are_on_disk_only(tmp_path: Path) -> 
     client.close()
 
 
+def test_what_was_sent_makes_no_room(disk: Disk) -> None:
+    with linked(SessionSettings(queue_messages_max=1, queue_policy=QueuePolicy.DROP_OLDEST), store=disk, client_id="c") as (
+        client,
+        link,
+        _,
+    ):
+        client.publish("t", b"sent", 1)
+        link.expect("PUBLISH")
+        with pytest.raises(QueueFullError, match="1 of 1"):
+            client.publish("t", b"", 1)
+
+
 def test_rows_that_cannot_be_read_make_no_room(tmp_path: Path) -> None:
     fill(tmp_path / "q.db", 10)
     disk = Disk(tmp_path / "q.db")

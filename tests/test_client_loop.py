@@ -25,14 +25,14 @@ from tests.client_tools import PATIENCE_S, QUICK, Mailbox, in_thread, publish_by
 from tests.peer import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from ohmqtt.records import Message
     from tests.peer import Link
 
 
 @contextmanager
-def looped(settings: SessionSettings = QUICK, **options: Any) -> Iterator[tuple[Client, Link, Peer]]:
+def looped(settings: SessionSettings = QUICK, **options: Any) -> Generator[tuple[Client, Link, Peer]]:
     """A client without threads, connected to a peer."""
     with Peer() as peer:
         client = Client(settings=settings)
