@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+import pytest
+
 from ohmqtt.errors import ClientClosedError, ForeignSessionError, LinkLostError, StoreError
 from ohmqtt.journal import DELETE, FORGET, IDENTITY, INSERT, RECEIVE, RELEASE, REQUEUE, SEND, SESSION, StoredMessage, StoredState
 from ohmqtt.link import encode_topic_field
@@ -162,3 +164,29 @@ def test_what_never_left_before_the_end_is_no_part_of_a_session_that_is_lost() -
     pair.pump()
     state = replay(pair)
     assert (state.queued_messages, state.in_flight) == (1, [])
+
+
+def test_a_publication_that_was_cancelled_while_it_waited_holds_no_goodbye_back() -> None:
+    pair = Pair()
+    message = pair.publish()
+    assert not pair.session.idle()
+    assert pair.session.outbound.cancel(message)
+    pair.pump()
+    assert pair.session.idle()
+
+
+@pytest.mark.slow
+def test_a_server_that_reads_no_answer_is_not_read_for_ever() -> None:
+    pair = Pair().connect(ReceiveMaximum=1)
+    link = pair.session.connected_link()
+    assert link is not None
+    count = 0
+    while pair.session.reading() and count < 300_000:
+        count += 1
+        pair.session.receive(b"\x62\x02\0\x01", 0.0)  # a PUBREL of nothing, which is answered
+        turn = pair.session.take(0.0)
+        assert turn is not None
+        pair.session.release(turn, 0.0)
+    assert count < 300_000
+    pair.pump()
+    assert pair.session.reading()

@@ -128,6 +128,10 @@ class Backlog:
                 return True
         raise QueueFullError(f"the outbound queue is full: {self.describe()}, and this publication has {weight} bytes")
 
+    def waits(self) -> bool:
+        """Return whether a publication in memory waits to be sent for the first time."""
+        return any(message.state == QUEUED for message in self.queue)
+
     def _fits(self, weight: int) -> bool:
         return self.messages < self.settings.queue_messages_max and self.bytes + weight <= self.settings.queue_bytes_max
 

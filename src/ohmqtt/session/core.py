@@ -62,6 +62,9 @@ EXPIRY_DEFAULT_S = 300
 RECEIVE_MAXIMUM_DEFAULT = 1_024
 """Receive Maximum unless the caller names one: what a server is asked to keep to. One that the caller names is enforced."""
 
+OUTBOX_WRITES_MAX = 4 * 65_535
+"""So many writes never wait for a server that keeps within our Receive Maximum and reads what we send."""
+
 RETRY_S = 1.0
 """How long to wait before the disk is asked again."""
 
@@ -484,9 +487,12 @@ class Session:
         self.receiving.delivered(events, received_bytes)
 
     def reading(self) -> bool:
-        """Return whether the socket is to be read: not while the callbacks are far behind and nothing of ours awaits an answer."""
+        """Return whether the socket is to be read: not while the callbacks are far behind and nothing of ours awaits an answer.
+
+        Nor while the server takes none of our answers to what it sends.
+        """
         link = self.link
-        if link is None or link.paused or link.state >= CLOSING:
+        if link is None or link.paused or link.state >= CLOSING or len(link.outbox) > OUTBOX_WRITES_MAX:
             return False
         if link.state != CONNECTED or self.receiving.within_bounds():
             return True
@@ -546,7 +552,7 @@ class Session:
         if (
             self.subscriptions.pending
             or outbound.requests
-            or outbound.queue
+            or outbound.waits()
             or outbound.stored_rows
             or outbound.resend
             or outbound.behind_stored
