@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # -- topic aliases --------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.spec("MQTT-3.3.2-7", "MQTT-3.3.2-8", "MQTT-3.3.2-9", "MQTT-3.3.2-12")
+@pytest.mark.spec("MQTT-3.3.2-7", "MQTT-3.3.2-9", "MQTT-3.3.2-12")
 @pytest.mark.parametrize("policy", list(AliasPolicy))
 @pytest.mark.parametrize("topics", [1, 10, 25])
 def test_each_message_arrives_under_its_topic_whatever_its_alias(mosquitto: Mosquitto, policy: AliasPolicy, topics: int) -> None:
@@ -63,6 +63,7 @@ def test_each_message_arrives_under_its_topic_whatever_its_alias(mosquitto: Mosq
     assert [message.payload.decode() for message in messages] == sent
 
 
+@pytest.mark.slow
 def test_aliases_are_made_anew_with_each_connection(mosquitto_factory: Factory) -> None:
     broker = mosquitto_factory()
     inbox = Inbox()

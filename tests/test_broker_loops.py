@@ -50,6 +50,7 @@ def test_waiting_drives_the_loop(mosquitto: Mosquitto, client: Client) -> None:
     assert not client.is_connected()
 
 
+@pytest.mark.slow
 def test_a_callback_may_publish_and_wait_without_being_entered_again(mosquitto: Mosquitto, client: Client) -> None:
     question, answer = unused(), unused()
     depth = 0

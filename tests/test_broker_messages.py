@@ -69,6 +69,7 @@ def test_every_kind_of_topic(mosquitto: Mosquitto, name: str) -> None:
         assert [(message.topic, message.payload) for message in inbox.wait()] == [(topic, b"here")]
 
 
+@pytest.mark.slow
 @pytest.mark.spec("MQTT-4.7.1-1")
 def test_the_levels_of_wildcards_are_those_of_the_broker(mosquitto: Mosquitto) -> None:
     base = unused()

@@ -137,6 +137,7 @@ def test_paho_receives_what_we_publish(mosquitto: Mosquitto, foreign: Foreign, q
     assert 990 <= messages[1].properties.MessageExpiryInterval <= 1_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("qos", [0, 1, 2])
 def test_both_receive_the_same(mosquitto: Mosquitto, foreign: Foreign, qos: int) -> None:
     base = unused()

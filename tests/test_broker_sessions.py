@@ -96,7 +96,6 @@ def test_clean_start_discards_the_session_at_the_broker(mosquitto: Mosquitto) ->
         client.disconnect(properties=MQTTDisconnectProps(SessionExpiryInterval=0))
 
 
-@pytest.mark.spec("MQTT-3.1.4-3")
 def test_who_loses_the_session_to_another_client_hears_of_it(mosquitto: Mosquitto) -> None:
     client_id = unused("client")
     seen: Seen[Disconnected] = Seen()
@@ -324,6 +323,7 @@ def test_a_killed_subscriber_with_a_database_loses_nothing(mosquitto_factory: Ca
     assert numbers[0] <= 4
 
 
+@pytest.mark.slow
 def test_disconnect_keeps_what_is_not_acknowledged_in_the_database(mosquitto_factory: Callable[..., Mosquitto], tmp_path: Path) -> None:
     broker = mosquitto_factory()
     broker.stop()

@@ -158,7 +158,6 @@ def test_subscriptions_that_begin_to_overlap_under_load_lose_nothing(mosquitto: 
 # -- shared subscriptions -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.spec("MQTT-4.8.2-4", "MQTT-4.8.2-1", "MQTT-4.8.2-2")
 @pytest.mark.parametrize("qos", [0, 1, 2])
 def test_each_message_goes_to_one_member_of_a_shared_subscription(mosquitto: Mosquitto, qos: int) -> None:
     base, group = unused(), unused("group")
