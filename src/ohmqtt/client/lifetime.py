@@ -9,6 +9,7 @@ import atexit
 import os
 import warnings
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,5 +39,6 @@ def _after_fork_in_child() -> None:
 
 
 atexit.register(_close_at_exit)
-if hasattr(os, "register_at_fork"):
+# Not every platform can fork.
+with suppress(AttributeError):
     os.register_at_fork(after_in_child=_after_fork_in_child)
