@@ -107,11 +107,11 @@ class Lives:
     def last(self, inbox: Inbox) -> None:
         """Let it live until everything is acknowledged, and arrived."""
         with child(PUBLISHER, *self._arguments, LIVES, 1) as process:
-            inbox.wait_until(lambda messages: bool(messages) and messages[-1].topic == f"{self.topic}/end", 90.0)
             assert process.stdin is not None
-            process.stdin.close()
             assert process.stdout is not None
             assert process.stdout.readline() == "born\n"
+            inbox.wait_until(lambda messages: bool(messages) and messages[-1].topic == f"{self.topic}/end", 60.0)
+            process.stdin.close()
             for line in process.stdout:
                 self._promised(line)
             assert process.wait(PATIENCE_S) == 0
