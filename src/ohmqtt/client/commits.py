@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from ..session import Turn
     from ..store import Store
@@ -79,7 +79,7 @@ class Commits:
                     self._leave()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> Generator[None]:
         """Keep everybody else from the store. The client's lock is not held."""
         with self.driver.lock:
             self.driver.check_fork()
