@@ -1,7 +1,7 @@
 """Say who you are: by user name and password, or by SCRAM, where the password never travels and the broker proves itself, too.
 
-    python3 -m examples.authentication --user-name me --password secret
-    python3 -m examples.authentication --user-name me --password secret --scram
+python3 -m examples.authentication --user-name me --password secret
+python3 -m examples.authentication --user-name me --password secret --scram
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Send few bytes: a Topic Alias stands for a long topic name once the broker knows it, and keep alive is rare.
 
-    python3 -m examples.low_bandwidth --count 100
+python3 -m examples.low_bandwidth --count 100
 """
 
 from __future__ import annotations

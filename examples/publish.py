@@ -1,6 +1,6 @@
 """Publish one message.
 
-    python3 -m examples.publish --topic some/topic --payload hello
+python3 -m examples.publish --topic some/topic --payload hello
 """
 
 from __future__ import annotations

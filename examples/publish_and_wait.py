@@ -1,6 +1,6 @@
 """Publish with each QoS, wait for the full acknowledgement, and show what the broker answered.
 
-    python3 -m examples.publish_and_wait
+python3 -m examples.publish_and_wait
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Publish a retained message, which the broker keeps for everybody who subscribes later; an empty payload removes it.
 
-    python3 -m examples.retained_publish --topic some/state --payload on
-    python3 -m examples.retained_publish --topic some/state --remove
+python3 -m examples.retained_publish --topic some/state --payload on
+python3 -m examples.retained_publish --topic some/state --remove
 """
 
 from __future__ import annotations

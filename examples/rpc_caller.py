@@ -1,6 +1,6 @@
 """Call the server of ``rpc_server.py`` and wait for its answer.
 
-    python3 -m examples.rpc_caller 6 7
+python3 -m examples.rpc_caller 6 7
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Answer requests: the server side of request and response over MQTT 5 (section 4.10 of the standard).
 
-    python3 -m examples.rpc_server &
-    python3 -m examples.rpc_caller 6 7
+python3 -m examples.rpc_server &
+python3 -m examples.rpc_caller 6 7
 """
 
 from __future__ import annotations

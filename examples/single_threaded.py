@@ -1,6 +1,6 @@
 """Everything on one thread: the program owns the loop, and callbacks run inside it.
 
-    python3 -m examples.single_threaded --count 5
+python3 -m examples.single_threaded --count 5
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Connect with TLS. The server is verified unless you take the verification away yourself.
 
-    python3 -m examples.tls --address mqtts://broker.example.com
-    python3 -m examples.tls --address mqtts://localhost --authority ca.pem --certificate me.pem --key me.key
+python3 -m examples.tls --address mqtts://broker.example.com
+python3 -m examples.tls --address mqtts://localhost --authority ca.pem --certificate me.pem --key me.key
 """
 
 from __future__ import annotations

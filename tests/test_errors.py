@@ -70,5 +70,5 @@ def test_a_timeout_is_a_timeout_and_a_failed_connect_an_os_error() -> None:
 
 
 def test_an_error_survives_pickling() -> None:
-    error = pickle.loads(pickle.dumps(errors.ProtocolError("what", 0x95)))  # noqa: S301
+    error = pickle.loads(pickle.dumps(errors.ProtocolError("what", 0x95)))
     assert str(error) == "what"

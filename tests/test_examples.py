@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import examples
 import pytest
 
-import examples
 from tests.certificates import write_certificates
 from tests.mosquitto import free_port
 from tests.peer import Peer
@@ -20,6 +20,8 @@ from tests.scram_server import ScramServer, make_verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from typing_extensions import Self
 
     from tests.mosquitto import Mosquitto
 
@@ -54,7 +56,7 @@ class Server:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command(name, *arguments), cwd=ROOT, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, text=True)
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -141,17 +143,17 @@ def test_authentication_by_password(mosquitto_factory: Callable[..., Mosquitto])
 
 def test_authentication_by_scram() -> None:
     method = "SCRAM-SHA-256"
-    with Peer() as peer:
-        with Server("authentication", "--address", peer.address, "--user-name", "me", "--password", "secret", "--scram") as client:
-            link = peer.accept()
-            server = ScramServer({"me": make_verifier(b"secret")})
-            first = link.expect("CONNECT").properties
-            assert first["AuthenticationMethod"] == method
-            link.auth(0x18, AuthenticationMethod=method, AuthenticationData=server.challenge(first["AuthenticationData"]))
-            proof = link.expect("AUTH", reason_code=0x18).properties["AuthenticationData"]
-            link.connack(0, AuthenticationMethod=method, AuthenticationData=server.verify(proof))
-            assert client.rest() == ["connected as me"]
-            link.expect("DISCONNECT", reason_code=0)
+    me = ["--user-name", "me", "--password", "secret", "--scram"]
+    with Peer() as peer, Server("authentication", "--address", peer.address, *me) as client:
+        link = peer.accept()
+        server = ScramServer({"me": make_verifier(b"secret")})
+        first = link.expect("CONNECT").properties
+        assert first["AuthenticationMethod"] == method
+        link.auth(0x18, AuthenticationMethod=method, AuthenticationData=server.challenge(first["AuthenticationData"]))
+        proof = link.expect("AUTH", reason_code=0x18).properties["AuthenticationData"]
+        link.connack(0, AuthenticationMethod=method, AuthenticationData=server.verify(proof))
+        assert client.rest() == ["connected as me"]
+        link.expect("DISCONNECT", reason_code=0)
 
 
 def test_single_threaded(mosquitto: Mosquitto) -> None:

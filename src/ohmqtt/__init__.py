@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import errors, packet, property
+from . import errors, packet
+from . import property as _property
 from .address import Address, parse_address
 from .client import Client
 from .errors import *  # noqa: F403  # the tree of exceptions, named in errors.__all__
@@ -45,10 +46,10 @@ __all__ = [
     "__version__",
     "parse_address",
     "reason_name",
-    *errors.__all__,
-    *packet.__all__,
-    *property.__all__,
 ]
+__all__ += errors.__all__
+__all__ += packet.__all__
+__all__ += _property.__all__
 
 
 def __getattr__(name: str) -> Any:

@@ -39,7 +39,14 @@ class PublishHandle(Outgoing):
     __slots__ = ("__weakref__", "_driver")
 
     def __init__(
-        self, driver: Waits, topic_field: bytes, payload: bytes, qos: int, first: int, properties: bytes = b"\0", options: Options | None = None
+        self,
+        driver: Waits,
+        topic_field: bytes,
+        payload: bytes,
+        qos: int,
+        first: int,
+        properties: bytes = b"\0",
+        options: Options | None = None,
     ) -> None:
         self._driver = driver
         self.topic_field = topic_field
