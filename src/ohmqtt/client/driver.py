@@ -45,6 +45,9 @@ RECEIVE_BYTES_MAX = 1_048_576
 ACK_DELAY_S = 0.005
 """An acknowledgement waits no longer than this behind a callback that is still running."""
 
+SIGNAL_DELAY_S = 1.0
+"""Without threads the sleep is bounded: a signal that arrives right before the system call is looked at no later than this."""
+
 CHUNKS_PER_STEP = 8
 
 LAST_READS = 64
@@ -251,6 +254,8 @@ class Driver(Waiting):
             link = session.link
             if link is not None and (link.pubacks or link.pubrecs) and self.delivery.is_behind():
                 wait_s = ACK_DELAY_S if wait_s is None else min(wait_s, ACK_DELAY_S)
+            if self.thread is None and (wait_s is None or wait_s > SIGNAL_DELAY_S):
+                wait_s = SIGNAL_DELAY_S
             self.sleeping = True
             return wait_s
 
