@@ -110,7 +110,7 @@ class Commits:
         self.ended.notify_all()
         driver = self.driver
         interrupted = self.unfinished is not self.failed_turn
-        if self.left_over or interrupted or driver.session.baskets.any():
+        if self.left_over or interrupted or (self.failed_turn is None and driver.session.baskets.any()):
             # Nobody may wait for it, so that it is the I/O thread's.
             self.left_over = False
             driver.again = True
