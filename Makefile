@@ -20,7 +20,7 @@ help:
 	@echo "make slow     run the slow tests"
 	@echo "make check    format, lint, types, house rules (about a minute)"
 	@echo "make format   put the code into shape"
-	@echo "make cover    run the tests and ask for every line and branch"
+	@echo "make cover    run the tests and ask for every line and branch, and of each room of the core by its own tests"
 	@echo "make docs     write the reference into build/docs"
 	@echo "make matrix   run the tests with every CPython on this machine"
 	@echo "make clean    remove what these commands made"
@@ -63,6 +63,7 @@ cover: setup broker
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage html --quiet --fail-under=0
 	$(PY) -m coverage report
+	$(PY) scripts/cover_rooms.py
 
 docs: setup
 	$(PY) -m pdoc --docformat restructuredtext --output-directory build/docs ohmqtt $(ROOMS)

@@ -23,6 +23,15 @@ def payloads(sent: list[Any]) -> list[bytes]:
     return [packet.payload for packet in sent if isinstance(packet, MQTTPublishPacket)]
 
 
+def test_only_what_can_still_be_sent_waits() -> None:
+    world = World()
+    assert not world.outbound.waits()
+    message = world.publish(b"1")
+    assert world.outbound.waits()
+    assert world.outbound.cancel(message)
+    assert not world.outbound.waits()
+
+
 # -- bounds and policies ----------------------------------------------------------------------------------------------------------------------
 
 ONE = weight(publication(b"1"))
