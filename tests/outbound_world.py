@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from ohmqtt.journal import DELETE, INSERT, RELEASE, REQUEUE, SEND, StoredMessage, StoredState
+from ohmqtt.journal import DELETE, INSERT, RELEASE, REQUEUE, SEND, SESSION, StoredMessage, StoredState
 from ohmqtt.link import Link, encode_topic_field
 from ohmqtt.packet import MQTTConnAckPacket, MQTTConnectPacket, decode_packet
 from ohmqtt.property import MQTTConnAckProps, MQTTConnectProps, MQTTPublishProps
 from ohmqtt.records import Options, Outgoing, State, Undelivered
 from ohmqtt.session import Baskets, SessionSettings
+from ohmqtt.session.identity import Identity
 from ohmqtt.session.outbound import Outbound
 from ohmqtt.topic_alias import AliasPolicy
 
@@ -91,10 +92,11 @@ def flush(link: Link, now: float = 0.0) -> list[Any]:
 
 
 class FakeStore:
-    """What a database would hold: rows by sequence number."""
+    """What a database would hold: rows by sequence number, and what is known of the session."""
 
     def __init__(self) -> None:
         self.rows: dict[int, StoredMessage] = {}
+        self.session: str | None = None
         self.next_sequence = 1
 
     def commit(self, journal: list[tuple[Any, ...]]) -> None:
@@ -113,6 +115,8 @@ class FakeStore:
             elif kind == RELEASE:
                 assert self.rows[about].packet_id
                 self.rows[about].released = entry[2]
+            elif kind == SESSION:
+                self.session = about
             else:
                 assert kind == DELETE
                 del self.rows[about]
@@ -123,7 +127,7 @@ class FakeStore:
         rows = [copy.copy(self.rows[sequence]) for sequence in sorted(self.rows)]
         queued = [row for row in rows if not row.packet_id]
         size = sum(len(encode_topic_field(row.topic.encode())) + len(row.properties) + len(row.payload) for row in queued)
-        return StoredState("id", None, self.next_sequence, [row for row in rows if row.packet_id], [], len(queued), size)
+        return StoredState("id", self.session, self.next_sequence, [row for row in rows if row.packet_id], [], len(queued), size)
 
     def load_queued(self, after: int, messages_max: int, bytes_max: int) -> list[StoredMessage]:
         found: list[StoredMessage] = []
@@ -144,14 +148,17 @@ class World:
     def __init__(self, store: FakeStore | None = None, **settings: Any) -> None:
         self.store = store
         self.baskets = Baskets(store is not None)
-        self.outbound = Outbound(self.baskets, SessionSettings(**settings))
+        self.identity = Identity(self.baskets)
+        self.outbound = Outbound(self.baskets, SessionSettings(**settings), self.identity)
         self.link: Link | None = None
         self.now = 0.0
         self.turns: list[Turn] = []
         self.resolved: list[Any] = []
         self.events: list[Any] = []
         if store is not None:
-            self.outbound.recover(store.load(), restored)
+            state = store.load()
+            self.identity.recover(state)
+            self.outbound.recover(state, restored)
 
     # ---- the driver's part -----------------------------------------------------------------------------------------------------------
 
@@ -278,6 +285,9 @@ class World:
         # What the disk will hold once the journal is committed is what is in memory.
         disk = copy.deepcopy(self.store)
         disk.commit(self.baskets.journal)
+        known = Identity(Baskets(durable=True))
+        known.recover(disk.load())
+        assert known.retired == outbound.retired
         in_memory = {message.sequence: message for message in unsettled if message.qos}
         on_disk_only = {sequence: row for sequence, row in disk.rows.items() if sequence not in in_memory}
         assert in_memory.keys() <= disk.rows.keys()

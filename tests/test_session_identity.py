@@ -28,6 +28,33 @@ def test_a_used_store_says_whose_it_is(text: str, ours: bool, epoch: int) -> Non
     assert (used.client_id, used.owner, used.ours, used.epoch) == ("me", "me", ours, epoch)
 
 
+@pytest.mark.parametrize(
+    ("text", "ended", "retired"),
+    [
+        ("3 ours", None, set()),
+        ("3 none ended", "me", set()),
+        ("3 ours retired 7 65535", None, {7, 65_535}),
+        ("3 none ended retired 1", "me", {1}),
+    ],
+)
+def test_every_form_of_the_text_is_read_and_written(text: str, ended: str | None, retired: set[int]) -> None:
+    used = identity("me", text)
+    assert (used.ended, used.retired) == (ended, retired)
+    used.record()
+    assert used.baskets.journal == [(SESSION, text)]
+
+
+@pytest.mark.spec("MQTT-2.2.1-3")
+def test_retired_identifiers_are_free_again_one_by_one_or_with_the_session() -> None:
+    used = identity("me", "3 ours retired 1 2 3")
+    used.free(2)
+    used.free(2)
+    used.free_all()
+    used.free_all()
+    assert used.baskets.journal == [(SESSION, "3 ours retired 1 3"), (SESSION, "3 ours")]
+    assert used.retired == set()
+
+
 def test_the_owner_answers_for_an_empty_id_and_refuses_another() -> None:
     assert identity().resolve("any") == "any"
     used = identity("me")

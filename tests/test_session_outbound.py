@@ -24,6 +24,7 @@ from ohmqtt.errors import (
     StoreError,
     TopicAliasError,
 )
+from ohmqtt.journal import SESSION
 from ohmqtt.packet import (
     MQTTPubAckPacket,
     MQTTPubCompPacket,
@@ -663,6 +664,42 @@ def test_an_identifier_that_was_given_up_is_not_used_again_while_the_server_may_
     assert world.publish().packet_id == 1
 
 
+def test_an_identifier_that_was_given_up_is_not_used_again_after_a_restart() -> None:
+    store = FakeStore()
+    world = World(store)
+    world.connect()
+    messages = world.publish_all(b"1", b"2", b"3", qos=2)
+    world.turn()
+    world.lose_link()
+    world.connect(session_present=True, MaximumQoS=1)
+    assert all(isinstance(message.outcome, ServerLimitError) for message in messages)
+    world.check()
+    after = World(store)
+    after.connect(session_present=True)
+    assert after.publish(b"4", 2).packet_id == 4
+    # The server had the second one, and ends it.
+    after.outbound.pubrec(2, after.connected)
+    after.outbound.pubcomp(2, after.connected, MQTTPubCompPacket(2, 0x92))
+    after.outbound.pubcomp(2, after.connected, MQTTPubCompPacket(2, 0x92))
+    after.turn()
+    after.check()
+    again = World(store)
+    assert again.outbound.retired == {1, 3}
+    again.connect(session_present=False)
+    again.check()
+    assert World(store).outbound.retired == set()
+
+
+def test_the_identifiers_of_many_that_are_given_up_are_written_down_once() -> None:
+    world = World(FakeStore())
+    world.connect()
+    world.publish_all(*[b"%d" % i for i in range(100)], qos=2)
+    world.turn()
+    world.lose_link()
+    world.accept(session_present=True, MaximumQoS=1)
+    assert [entry[0] for entry in world.take().journal].count(SESSION) == 1
+
+
 def test_the_end_of_the_session_frees_every_identifier() -> None:
     world = World()
     world.connect()
@@ -830,6 +867,8 @@ def test_after_three_fruitless_links_publications_are_sent_one_at_a_time_and_poi
     assert payloads(world.connect(session_present=True)) == [b"2", b"3", b"0"]
     world.check()
     assert world.outbound.retired == {1}
+    assert world.store is not None
+    assert World(world.store).outbound.retired == {1}
 
 
 def test_one_at_a_time_ends_with_an_acknowledgement() -> None:

@@ -86,10 +86,10 @@ class Session:
         self.durable = durable
         self.acknowledge_call = acknowledge
         self.baskets = Baskets(durable)
-        self.outbound = Outbound(self.baskets, settings)
+        self.identity = Identity(self.baskets)
+        self.outbound = Outbound(self.baskets, settings, self.identity)
         self.inbound = Inbound(self.baskets, settings)
         self.subscriptions = Subscriptions(self.baskets, self.outbound)
-        self.identity = Identity(self.baskets)
         self.receiving = Receiving(self)
         self.authentication = Authentication(self)
         self.auth_steps = self.authentication.steps

@@ -1,7 +1,8 @@
 """Who the client is for the server, and whether the session there is ours.
 
-Owns the Client Identifier, the identifier that the database belongs to, and the recorded fact that the server may have a session of
-ours. Its invariant: the fact is recorded before a CONNECT that could make it true leaves.
+Owns the Client Identifier, the identifier that the database belongs to, the recorded fact that the server may have a session of ours, and
+the packet identifiers that this session has for ever. Its invariants: the fact is recorded before a CONNECT that could make it true leaves;
+and the text in the journal says all that must be known of the session after a restart.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["Identity"]
 class Identity:
     """The Client Identifier [MQTT-3.1.3-2], and what is known about the session that goes with it."""
 
-    __slots__ = ("baskets", "client_id", "ended", "epoch", "ours", "ours_before", "owner")
+    __slots__ = ("baskets", "client_id", "ended", "epoch", "ours", "ours_before", "owner", "retired")
 
     def __init__(self, baskets: Baskets) -> None:
         self.baskets = baskets
@@ -34,16 +35,21 @@ class Identity:
         # Whose session we ended ourselves. The server may read our next CONNECT, on another connection, before the DISCONNECT that says so;
         # Clean Start then keeps the session that is over from coming back.
         self.ended: str | None = None
+        # Packet identifiers of exchanges that we gave up, and that the server may know as long as the session lasts.
+        self.retired: set[int] = set()
 
     def recover(self, state: StoredState) -> None:
         """Take over what a store kept from a former process."""
         self.owner = state.client_id
         self.client_id = state.client_id or ""
         if state.session is not None:
-            epoch, ours, *ended = state.session.split()
+            # "3 ours", "3 none ended", "3 ours retired 7 8"
+            known, _, retired = state.session.partition(" retired ")
+            epoch, ours, *ended = known.split()
             self.epoch = int(epoch)
             self.ours = ours == "ours"
             self.ended = self.client_id if ended else None
+            self.retired.update(map(int, retired.split()))
 
     def resolve(self, client_id: str) -> str:
         """Return the identifier to connect with: an empty one becomes the database's.
@@ -77,7 +83,7 @@ class Identity:
         """The server has accepted a connection: a session that we ended before is over."""
         if self.ended is not None:
             self.ended = None
-            self._record()
+            self.record()
 
     def greet(self) -> None:
         """A CONNECT is about to be handed to the wire: from here on the server may have a session of ours, whatever becomes of the answer."""
@@ -96,8 +102,27 @@ class Identity:
         self.ours = ours
         if ours:
             self.epoch += 1
-        self._record()
+        self.record()
 
-    def _record(self) -> None:
-        ended = self.ended is not None and self.ended == self.client_id
-        self.baskets.record(SESSION, f"{self.epoch} {'ours' if self.ours else 'none'}{' ended' if ended else ''}")
+    def free(self, packet_id: int) -> None:
+        """The server has ended an exchange that we gave up: its identifier may be used again [MQTT-2.2.1-3]."""
+        if packet_id in self.retired:
+            self.retired.remove(packet_id)
+            self.record()
+
+    def free_all(self) -> None:
+        """The session has ended, and all exchanges with it."""
+        if self.retired:
+            self.retired.clear()
+            self.record()
+
+    def record(self) -> None:
+        """Have what is known of the session put on disk; whoever adds to `retired` says so once for all."""
+        if not self.baskets.durable:
+            return
+        text = f"{self.epoch} {'ours' if self.ours else 'none'}"
+        if self.ended is not None and self.ended == self.client_id:
+            text += " ended"
+        if self.retired:
+            text += f" retired {' '.join(map(str, sorted(self.retired)))}"
+        self.baskets.record(SESSION, text)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..packet import MQTTPubAckPacket, MQTTPubCompPacket, MQTTPubRecPacket
     from ..records import Outgoing, Request
     from .baskets import Baskets, Turn
+    from .identity import Identity
     from .settings import SessionSettings
 
 __all__ = ["Outbound"]
@@ -55,15 +56,15 @@ FRUITLESS_LINKS_MAX = 3
 class Outbound(Backlog):
     """All publications that were accepted and are not settled."""
 
-    def __init__(self, baskets: Baskets, settings: SessionSettings) -> None:
+    def __init__(self, baskets: Baskets, settings: SessionSettings, identity: Identity) -> None:
         super().__init__(baskets, settings)
+        self.identity = identity
         self.last_packet_id = 0
         # Exchanges by packet identifier; requests (SUBSCRIBE, UNSUBSCRIBE) share the identifiers.
         self.in_flight: dict[int, Outgoing] = {}
         self.released: dict[int, Outgoing] = {}
         self.requests: dict[int, Request] = {}
-        # Identifiers of exchanges that we gave up, and that the server may know as long as the session lasts.
-        self.retired: set[int] = set()
+        self.retired = identity.retired
         self.release_order = 1
         self.resent_releases: set[int] = set()
         # What is to be sent again on this link, by sequence: from the first of these on, nothing counts against the link's quota yet.
@@ -137,16 +138,13 @@ class Outbound(Backlog):
 
     def pump(self, link: Link, now: float) -> None:
         """Write what may be written now: first what must be re-sent, then the queue, within the server's Receive Maximum."""
-        writes = self.baskets.writes
-        while self.resend:
-            message = self.resend[0]
-            if message.state == ASSIGNED:
-                if link.send_quota <= 0 or self._one_at_a_time():  # [MQTT-4.9.0-2]
-                    return
-                if self._takes(link, message):
-                    link.send_quota -= 1
-                    writes.append(message)
-            self.resend.popleft()
+        if self.resend:
+            retired = len(self.retired)
+            self._send_again(link)
+            if len(self.retired) > retired:
+                self.identity.record()
+            if self.resend:
+                return
         queue = self.queue
         while queue:
             message = queue[0]
@@ -154,6 +152,19 @@ class Outbound(Backlog):
                 return
             queue.popleft()
             self.queue_bytes -= len(message.payload) + len(message.topic_field) + len(message.properties)
+
+    def _send_again(self, link: Link) -> None:
+        """Write what the resumed session has open, as far as the quota goes."""
+        resend, writes = self.resend, self.baskets.writes
+        while resend:
+            message = resend[0]
+            if message.state == ASSIGNED:
+                if link.send_quota <= 0 or self._one_at_a_time():  # [MQTT-4.9.0-2]
+                    return
+                if self._takes(link, message):
+                    link.send_quota -= 1
+                    writes.append(message)
+            resend.popleft()
 
     def _start(self, message: Outgoing, link: Link) -> bool:
         """Send a publication for the first time; False: not now."""
@@ -197,7 +208,10 @@ class Outbound(Backlog):
         return True
 
     def _give_up(self, message: Outgoing, error: MQTTError) -> None:
-        """Settle a publication that may not be sent any more; if it was, its identifier isn't free as long as the session lasts."""
+        """Settle a publication that may not be sent any more; if it was, its identifier isn't free as long as the session lasts.
+
+        The caller has that recorded.
+        """
         if self.in_flight.pop(message.packet_id, None) is not None and message.sent:
             self.retired.add(message.packet_id)
         self.settle(message, error)
@@ -255,7 +269,7 @@ class Outbound(Backlog):
         if message is None:
             if packet_id in self.in_flight:
                 raise ProtocolError(f"PUBCOMP for packet identifier {packet_id}, whose PUBLISH has no PUBREC yet")
-            self.retired.discard(packet_id)
+            self.identity.free(packet_id)
             return
         if packet is not None and packet.reason_code >= 0x80 and packet_id in self.resent_releases:
             # 0x92 to a PUBREL that was sent before: the server had finished the exchange, only its answer was lost.
@@ -354,6 +368,7 @@ class Outbound(Backlog):
         self.strikes += 1
         if self.strikes >= FRUITLESS_LINKS_MAX:
             self._give_up(first, PoisonMessageError(f"the server closed {self.strikes} connections in a row upon this message alone"))
+            self.identity.record()
             self.fruitless_links = 0
 
     def session_lost(self) -> None:
@@ -369,7 +384,7 @@ class Outbound(Backlog):
                 )
         self.in_flight.clear()
         self.released.clear()
-        self.retired.clear()
+        self.identity.free_all()
         self._requeue(again)
 
     def requeue_unsent(self) -> None:
