@@ -39,6 +39,7 @@ from ohmqtt import (
     StoreInUseError,
     StoreOwnerError,
 )
+from ohmqtt.packet import MQTTPubCompPacket
 from ohmqtt.store import SQLiteStore, set_aside
 from tests.broker_tools import FAST, PATIENCE_S, Inbox, Seen, child
 from tests.durable_tools import CLIENT_ID, LONG, Call, WatchedStore, connect, contents, kinds, linked
@@ -736,6 +737,47 @@ def test_closing_says_whether_the_database_keeps_the_message(path: Path, peer: P
     with Client(path) as client:
         assert [handle.payload for handle in client.pending()] == [b"in flight", b"queued"]
         client.shutdown()
+
+
+def test_what_a_goodbye_leaves_in_the_database_can_be_waited_for_by_the_same_client(path: Path, peer: Peer) -> None:
+    undelivered: Undelivered = Seen()
+    with linked(peer, db_path=path, ReceiveMaximum=2) as (client, link):
+        client.on_undelivered = lambda message, error: undelivered.add((message.payload, type(error)))
+        former = [client.publish("t", b"%d" % number, qos) for number, qos in enumerate((1, 2, 1, 1, 1))]
+        for _ in range(2):
+            link.expect("PUBLISH")
+        client.disconnect(timeout=0)
+        assert all(isinstance(handle.exception(), ClientClosedError) for handle in former)
+        handles = list(client.pending())
+        assert [handle.payload for handle in handles] == [b"0", b"1", b"2", b"3", b"4"]
+        assert not any(handle.is_done() for handle in handles)
+        assert [handle.payload for handle in client.pending()] == [handle.payload for handle in handles]
+        assert handles[3].cancel()
+        assert not handles[3].cancel()
+        link = connect(client, peer, session_present=True, ReceiveMaximum=2)
+        link.puback(link.expect("PUBLISH", payload=b"0").packet_id, 0x10)
+        ack = handles[0].wait_for_ack(PATIENCE_S)
+        assert ack is not None
+        assert ack.reason_code == 0x10
+        packet_id = link.expect("PUBLISH", payload=b"1").packet_id
+        refused = link.expect("PUBLISH", payload=b"2").packet_id
+        link.pubrec(packet_id)
+        link.expect("PUBREL")
+        link.pubcomp(packet_id)
+        assert handles[1].wait_for_ack(PATIENCE_S) == MQTTPubCompPacket(packet_id)
+        link.puback(refused, 0x87)
+        with pytest.raises(PublishError):
+            handles[2].wait_for_ack(PATIENCE_S)
+        assert isinstance(handles[3].exception(), CancelledError)
+        assert [handle.payload for handle in client.pending()] == [b"4"]
+        client.disconnect(timeout=0)
+        assert isinstance(handles[4].exception(), ClientClosedError)
+        (again,) = client.pending()
+        assert again is not handles[4]
+        assert all(isinstance(handle.exception(), ClientClosedError) for handle in former)
+        client.shutdown()
+        assert isinstance(again.exception(PATIENCE_S), ClientClosedError)
+    assert undelivered.now() == []
 
 
 def test_a_goodbye_sends_everything_and_the_next_process_resumes_it(path: Path, peer: Peer) -> None:

@@ -1262,3 +1262,91 @@ def test_an_exchange_takes_no_more_than_400_bytes_beyond_topic_and_payload() -> 
         tracemalloc.stop()
     assert len(world.outbound.in_flight) == count
     assert used / count <= 400, used / count
+
+
+# -- after a goodbye ----------------------------------------------------------------------------------------------------------------------------
+
+
+def said_goodbye(*qoses: int, **settings: Any) -> tuple[World, list[Outgoing], list[Outgoing]]:
+    """Return a durable world that has said goodbye with publications in flight, these, and the ones in whose name they go on."""
+    world = World(FakeStore(), **settings)
+    world.connect()
+    former: list[Outgoing] = [world.publish(b"%d" % i, qos) for i, qos in enumerate(qoses)]
+    world.turn()
+    world.outbound.close_out(True)
+    assert list(world.outbound.pending()) == []  # nobody has heard of the goodbye yet
+    world.lose_link()
+    heirs = list(world.outbound.pending())
+    assert [heir.payload for heir in heirs] == [message.payload for message in former]
+    for heir in heirs:
+        heir.claimed = True
+    return world, former, heirs
+
+
+def test_a_publication_that_a_goodbye_has_resolved_goes_on_in_a_new_name() -> None:
+    world, former, heirs = said_goodbye(1, 2)
+    assert list(world.outbound.pending()) == heirs
+    world.connect(session_present=True)
+    world.puback(former[0])
+    world.pubrec(former[1])
+    world.pubcomp(former[1])
+    world.turn()
+    assert [heir.ack for heir in heirs] == [MQTTPubAckPacket(1), MQTTPubCompPacket(2)]
+    assert all(isinstance(message.outcome, ClientClosedError) for message in former)
+    assert (list(world.outbound.pending()), world.outbound.heirs, world.events) == ([], {}, [])
+    world.check()
+
+
+def test_the_new_name_hears_of_a_failure_and_nobody_else_does_if_somebody_holds_it() -> None:
+    world, _, heirs = said_goodbye(1, 1)
+    heirs[1].claimed = False
+    world.connect(session_present=False)
+    assert all(isinstance(heir.outcome, SessionLostError) and heir.done for heir in heirs)
+    assert [event.message.payload for event in world.events] == [b"1"]
+    world.check()
+
+
+@pytest.mark.parametrize("session_present", [True, False])
+def test_what_is_cancelled_in_its_new_name_goes_on_only_while_it_must(session_present: bool) -> None:
+    world, former, (heir,) = said_goodbye(1, session_lost_policy=SessionLostPolicy.REPUBLISH)
+    assert not world.outbound.cancel(former[0])
+    assert world.outbound.cancel(heir)
+    assert not world.outbound.cancel(heir)
+    assert list(world.outbound.pending()) == []
+    assert payloads(world.connect(session_present=session_present)) == [b"0"][:session_present]
+    if session_present:
+        world.puback(former[0])
+        world.turn()
+    assert isinstance(heir.outcome, CancelledError)
+    assert world.resolved.count(heir) == 1
+    assert (world.outbound.messages, world.outbound.heirs, world.events) == (0, {}, [])
+    world.check()
+
+
+def test_what_is_published_again_keeps_its_new_name_and_a_second_goodbye_ends_it() -> None:
+    world, former, (heir,) = said_goodbye(1, session_lost_policy=SessionLostPolicy.REPUBLISH)
+    assert payloads(world.connect(session_present=False)) == [b"0"]
+    world.outbound.close_out(True)
+    world.turn()
+    assert isinstance(heir.outcome, ClientClosedError)
+    assert heir.outcome.stored
+    assert world.resolved.count(heir) == world.resolved.count(former[0]) == 1
+    (another,) = world.outbound.pending()
+    assert another is not heir
+    assert not another.claimed
+
+
+def test_what_was_never_sent_can_be_cancelled_in_its_new_name() -> None:
+    world = World(FakeStore())
+    former = world.publish()
+    world.turn()
+    world.outbound.close_out(False)
+    world.turn()
+    (heir,) = world.outbound.pending()
+    heir.claimed = True
+    assert world.outbound.cancel(heir)
+    world.turn()
+    assert isinstance(heir.outcome, CancelledError)
+    assert isinstance(former.outcome, ClientClosedError)
+    assert (world.outbound.messages, world.outbound.heirs, world.events) == (0, {}, [])
+    world.check()

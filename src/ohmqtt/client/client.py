@@ -366,7 +366,8 @@ class Client:
     def pending(self) -> Iterator[PublishHandle]:
         """Iterate over the unacknowledged QoS 1 and 2 publications, oldest first, those of a former process included.
 
-        A backlog in the database is read window by window. Who asks for a handle here hears of its outcome through it.
+        A backlog in the database is read window by window. Who asks for a handle here hears of its outcome through it. What the database
+        keeps after a `disconnect` has new handles here: those of before have ended with `ClientClosedError`.
         """
         return self._publisher.pending(self._usable())
 

@@ -53,8 +53,10 @@ class Opening:
         """Make an attempt to connect. The lock is not held."""
         try:
             self._start(self._dial, number)
-        except RuntimeError as error:
-            self._dialled(number, None, None, ConnectError(f"could not connect: {error}"))
+        except RuntimeError:
+            # No thread to be had: from CPython 3.12 on that is so as soon as the process ends, and what is queued shall still leave.
+            # There is no connection that the I/O thread would neglect meanwhile.
+            self._dial(number)
 
     def authenticate(self, step: AuthStep) -> None:
         """Ask the authenticator. The lock is not held."""

@@ -173,7 +173,8 @@ class Publisher:
             after = max(after, message.sequence)
             assert isinstance(message, PublishHandle)
             with driver.lock:
-                message.claimed = True
+                # A goodbye may have come in between: then it isn't this one that goes on.
+                message.claimed |= message.outcome is None
             yield message
         commits = driver.commits
         while commits is not None:

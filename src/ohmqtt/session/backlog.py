@@ -7,6 +7,7 @@ publications leave the backlog in the order of their sequence numbers; and what 
 from __future__ import annotations
 
 from collections import deque
+from copy import copy
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -53,6 +54,8 @@ class Backlog:
         self.stored_handles: WeakValueDictionary[int, Outgoing] = WeakValueDictionary()
         # Rows that were settled while they were on disk only: a load that is under way may still bring them.
         self.stored_deleted: set[int] = set()
+        # By sequence number: publications that go on although a goodbye has resolved their handles, and in whose name since somebody asked.
+        self.heirs: dict[int, tuple[Outgoing, Outgoing]] = {}
         # QoS 0 publications that came after rows on disk, and must not overtake them.
         self.behind_stored: deque[Outgoing] = deque()
         # When, a counter that makes entries differ, the sequence number, and the publication; None if it is on disk only.
@@ -159,8 +162,32 @@ class Backlog:
         if message.outcome is None:
             message.outcome = error
             self.baskets.resolved.append(message)
-        if not message.claimed:
+            heard = message.claimed
+        else:
+            heard = self.bequeath(message, error) or message.claimed
+        if not heard:
             self.baskets.events.append(Undelivered(message, error))
+
+    def heir(self, message: Outgoing) -> Outgoing:
+        """Return in whose name `message` goes on, now that a goodbye has resolved its handle."""
+        sequence = message.sequence
+        if sequence not in self.heirs:
+            heir = copy(message)
+            heir.outcome = None
+            heir.done = False
+            self.heirs[sequence] = message, heir
+        return self.heirs[sequence][1]
+
+    def bequeath(self, message: Outgoing, outcome: object) -> bool:
+        """Resolve the heir of a publication; return whether there is one and somebody holds it."""
+        known = self.heirs.pop(message.sequence, None)
+        if known is None:
+            return False
+        heir = known[1]
+        heir.packet_id = message.packet_id
+        heir.outcome = outcome
+        self.baskets.resolved.append(heir)
+        return heir.claimed
 
     def forget_stored(self, message: Outgoing) -> None:
         """One row less is on disk only; what waited behind the last of them moves up."""

@@ -303,6 +303,8 @@ class Outbound(Backlog):
         if message.outcome is None:
             message.outcome = packet_type if packet is None else packet
             self.baskets.resolved.append(message)
+        elif self.heirs:
+            self.bequeath(message, packet_type if packet is None else packet)
 
     def _is_uncharged(self, message: Outgoing) -> bool:
         """Return whether an open exchange hasn't been taken up on this link yet, so that it doesn't count against its quota."""
@@ -310,13 +312,19 @@ class Outbound(Backlog):
 
     def cancel(self, message: Outgoing) -> bool:
         """Cancel a publication for its caller. If it was sent, its exchange goes on without it [MQTT-2.2.1-3]. False: too late."""
-        if message.state in (SETTLED, WRITTEN) or message.outcome is not None:
+        if message.outcome is not None:
             return False
-        if message.state in (ASSIGNED, RELEASED):
+        # Where it stands, only the one knows that goes on in its name.
+        origin, _ = self.heirs.get(message.sequence, (message, None))
+        if origin.state in (SETTLED, WRITTEN):
+            return False
+        if origin.state in (ASSIGNED, RELEASED):
             message.outcome = CancelledError("cancelled after it was sent: the server may have it all the same")
             self.baskets.resolved.append(message)
+            self.heirs.pop(message.sequence, None)
+            origin.claimed = True
         else:
-            self.settle(message, CancelledError("cancelled before it was sent"))
+            self.settle(origin, CancelledError("cancelled before it was sent"))
         return True
 
     # ---- the life of links and sessions --------------------------------------------------------------------------------------------------
@@ -443,10 +451,12 @@ class Outbound(Backlog):
 
     def _close(self, message: Outgoing, stored: bool) -> None:
         """Resolve the handle of a publication that is kept."""
-        if message.outcome is not None:
-            return
         where = "the database keeps it for the next connection" if stored else "the server may have it or not"
-        message.outcome = ClientClosedError(f"the client was closed before the message was acknowledged: {where}", stored)
+        error = ClientClosedError(f"the client was closed before the message was acknowledged: {where}", stored)
+        if message.outcome is not None:
+            self.bequeath(message, error)
+            return
+        message.outcome = error
         self.baskets.resolved.append(message)
         # What a database keeps is somebody's concern: a failure after this is reported. The rest is nobody's any more.
         message.claimed = not stored
@@ -533,12 +543,17 @@ class Outbound(Backlog):
         return claimed
 
     def pending(self) -> Iterator[Outgoing]:
-        """Return the QoS 1 and 2 publications in memory whose outcome isn't known, in the order in which they were accepted."""
-        found = [
-            message
-            for message in (*self.released.values(), *self.in_flight.values(), *self.queue)
-            if message.qos and message.state != SETTLED and message.outcome is None
-        ]
+        """Return the QoS 1 and 2 publications in memory whose outcome isn't known, in the order in which they were accepted.
+
+        Of those that were kept at a goodbye, which has resolved their handles, the heirs.
+        """
+        found = []
+        for message in (*self.released.values(), *self.in_flight.values(), *self.queue):
+            if message.qos and message.state != SETTLED:
+                if message.outcome is None:
+                    found.append(message)
+                elif message.done and not message.claimed:
+                    found.append(self.heir(message))
         found.sort(key=_sequence)
         return iter(found)
 
