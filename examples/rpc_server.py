@@ -48,7 +48,9 @@ def main() -> None:
         # Several servers may share the work: each request goes to one of them.
         client.subscribe(f"$share/ohmqtt/{arguments.topic}", answer, max_qos=1).wait_for_ack(timeout=5.0)
         print(f"answering requests to {arguments.topic}", flush=True)
-        done.wait()
+        # A wait without end can't be interrupted by Ctrl-C everywhere.
+        while not done.wait(timeout=1.0):
+            pass
 
 
 if __name__ == "__main__":
