@@ -1349,9 +1349,19 @@ def test_a_refused_commit_of_a_dead_links_turn_gives_no_quota_to_the_next_link()
     assert isinstance(refused.outcome, StoreError)
 
 
+def test_no_row_is_loaded_before_the_first_connect() -> None:
+    """Who opens a database sets the handlers next, `on_undelivered` among them; what is wrong with a row is told after that."""
+    session = Pair(durable=True).session
+    session.outbound.stored_rows = 1
+    assert session.wanted_rows(0.0) is None
+    session.connect(MQTTConnectPacket("c"), 0.0)
+    assert session.wanted_rows(0.0) is not None
+
+
 def test_rows_that_cannot_be_loaded_are_reported_once() -> None:
     pair = Pair(durable=True)
     session = pair.session
+    session.loading = True
     session.outbound.stored_rows = 1
     session.load_failed(StoreError("gone"), 0.0)
     session.load_failed(StoreError("gone"), 0.5)

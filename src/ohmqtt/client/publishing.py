@@ -143,6 +143,7 @@ class Publisher:
     def _accept_for_the_oldest(self, handle: PublishHandle) -> None:
         """Accept `handle` in the place of the oldest publications, which may be on disk only. The lock is held."""
         outbound = self._session.outbound
+        self._session.loading = True
         while outbound.stored_rows:
             self._settle()
             if not outbound.queue:

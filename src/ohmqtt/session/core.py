@@ -100,6 +100,8 @@ class Session:
         self.expiry_named = False
         self.receive_maximum_named = False
         self.clean_start = False
+        # Whether rows that are on disk only may be loaded.
+        self.loading = False
         # How long the server keeps the session after the link, as far as we know; None: not known in this process.
         self.session_expiry_s: int | None = None
         self.dial_at = 0.0
@@ -158,6 +160,7 @@ class Session:
         self.connect_packet = MQTTConnectPacket(
             client_id, packet.clean_start, packet.keep_alive, packet.will, packet.user_name, packet.password, properties
         )
+        self.loading = True
         self.clean_start = packet.clean_start or (bool(client_id) and identity.ended == client_id)
         self.failure = None
         self.backoff.attempts = 0
@@ -453,8 +456,11 @@ class Session:
         return self.outbound.withdraw(turn, error, link) + self.outbound.withdraw(self.baskets, error, link)
 
     def wanted_rows(self, now: float) -> tuple[int, int, int] | None:
-        """Return which stored rows are to be loaded now (see `Backlog.wanted_rows`): none for a while after the disk has refused."""
-        if self.reload_at is not None and now < self.reload_at:
+        """Return which stored rows are to be loaded now (see `Backlog.wanted_rows`): none for a while after the disk has refused.
+
+        And none before the first `connect`: what is wrong with a row is told to handlers that are set by then.
+        """
+        if not self.loading or (self.reload_at is not None and now < self.reload_at):
             return None
         wanted = self.outbound.wanted_rows()
         if wanted is None:
