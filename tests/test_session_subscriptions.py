@@ -42,6 +42,10 @@ def filters(packet: WirePacket) -> list[str]:
     return [item["topic_filter"] for item in packet.subscriptions]
 
 
+OURS = range(268_435_455, 0, -1)
+"""The Subscription Identifiers that are given to subscriptions without one, in their order."""
+
+
 def identifier(packet: WirePacket) -> int | None:
     found: int | None = packet.properties.get("SubscriptionIdentifier")
     return found
@@ -345,7 +349,7 @@ def test_what_is_taken_apart_keeps_its_identifier() -> None:
     pair.lose()
     again = pair.reconnect(session_present=False, MaximumPacketSize=100)
     assert len(again) > 2
-    assert {identifier(packet) for packet in again if "topic/+" not in filters(packet)} == {1}
+    assert {identifier(packet) for packet in again if "topic/+" not in filters(packet)} == {OURS[0]}
 
 
 def test_a_subscription_that_the_next_server_cannot_take_is_reported() -> None:
@@ -590,13 +594,13 @@ def test_older_ones_that_do_not_overlap_each_other_share_a_request_and_an_identi
         subscribed(pair, f"t/{i}")
     *again, wide = subscribed(pair, "#")
     assert [len(packet.subscriptions) for packet in again] == [FILTERS_PER_PACKET_MAX, 5]
-    assert {identifier(packet) for packet in again} == {1}
-    assert identifier(wide) == 2
-    assert due(pair, "t/7", 1) == ["t/7"]
-    assert due(pair, "t/7", 2) == ["#"]
-    assert due(pair, "t/7", 1, 2) == ["t/7", "#"]
+    assert {identifier(packet) for packet in again} == {OURS[0]}
+    assert identifier(wide) == OURS[1]
+    assert due(pair, "t/7", OURS[0]) == ["t/7"]
+    assert due(pair, "t/7", OURS[1]) == ["#"]
+    assert due(pair, "t/7", *OURS[:2]) == ["t/7", "#"]
     later = subscribed(pair, "t/+")
-    assert [(filters(packet), identifier(packet)) for packet in later] == [(["t/+"], 3)]
+    assert [(filters(packet), identifier(packet)) for packet in later] == [(["t/+"], OURS[2])]
 
 
 def test_identifiers_survive_a_lost_session() -> None:
@@ -606,7 +610,7 @@ def test_identifiers_survive_a_lost_session() -> None:
     subscribed(pair, "c")
     pair.lose()
     again = pair.reconnect(session_present=False)
-    assert [(filters(packet), identifier(packet)) for packet in again] == [(["a/#"], 1), (["a/b"], 2), (["c"], None)]
+    assert [(filters(packet), identifier(packet)) for packet in again] == [(["a/#"], OURS[0]), (["a/b"], OURS[1]), (["c"], None)]
 
 
 def test_an_identifier_that_the_caller_names_is_used() -> None:
@@ -615,11 +619,11 @@ def test_an_identifier_that_the_caller_names_is_used() -> None:
     assert [identifier(packet) for packet in subscribed(pair, "a", "b", properties=named)] == [1]
     again, wide = subscribed(pair, "c"), subscribed(pair, "#")
     assert [identifier(packet) for packet in again] == [None]
-    assert [(filters(packet), identifier(packet)) for packet in wide] == [(["c"], 2), (["#"], 3)]
+    assert [(filters(packet), identifier(packet)) for packet in wide] == [(["c"], OURS[0]), (["#"], OURS[1])]
     assert due(pair, "a", 1) == ["a"]
     pair.unsubscribe("a")
     pair.feed(unsuback(requests(pair)[-1].packet_id, 0))
-    assert pair.session.subscriptions.identifiers == {1: 1, 2: 1, 3: 1}
+    assert pair.session.subscriptions.identifiers == {1: 1, OURS[0]: 1, OURS[1]: 1}
 
 
 def test_a_replaced_subscription_hands_its_identifier_on() -> None:
@@ -627,10 +631,10 @@ def test_a_replaced_subscription_hands_its_identifier_on() -> None:
     subscribed(pair, "a/#")
     subscribed(pair, "a/b")
     (again,) = subscribed(pair, MQTTSubscription("a/b", 0))
-    assert identifier(again) == 2
-    assert due(pair, "a/b", 2) == ["a/b"]
+    assert identifier(again) == OURS[1]
+    assert due(pair, "a/b", OURS[1]) == ["a/b"]
     (several,) = subscribed(pair, "a/b", "z")
-    assert identifier(several) == 3
+    assert identifier(several) == OURS[2]
 
 
 def test_an_identifier_that_nobody_knows_does_not_lose_the_message() -> None:
@@ -653,13 +657,69 @@ def test_a_refused_identifier_leaves_the_older_subscription_as_it_was() -> None:
 def test_identifiers_are_used_again_only_when_they_are_free() -> None:
     pair = Pair().connect()
     subscriptions = pair.session.subscriptions
-    subscriptions.last_identifier = 268_435_454
+    subscriptions.last_identifier = 2
     subscribed(pair, "a/#")
     subscribed(pair, "a/b")
     assert sorted(subscriptions.identifiers) == [1, 268_435_455]
-    subscriptions.last_identifier = 268_435_454
+    subscriptions.last_identifier = 2
     subscribed(pair, "a/c")
-    assert sorted(subscriptions.identifiers) == [1, 2, 268_435_455]
+    assert sorted(subscriptions.identifiers) == [1, 268_435_454, 268_435_455]
+
+
+def named(value: int) -> MQTTSubscribeProps:
+    return MQTTSubscribeProps(SubscriptionIdentifier=value)
+
+
+def test_an_identifier_that_the_caller_names_is_taken_from_those_that_have_it_by_themselves() -> None:
+    pair = Pair().connect()
+    for i in range(3):
+        subscribed(pair, f"{i}/+")
+    subscribed(pair, MQTTSubscription("0/#", 1, retain_handling=1))
+    subscribed(pair, "1/#")
+    # 0/+ has the first, 0/# the second, 1/+ the third, 1/# the fourth.
+    moved, others, new = subscribed(pair, "+/b", properties=named(OURS[1]))
+    assert (filters(others), identifier(others)) == (["2/+"], OURS[4])
+    assert (filters(moved), identifier(moved)) == (["0/#"], OURS[5])
+    assert moved.raw.endswith(b"\0\x030/#\x21")  # its options, and Retain Handling 2
+    assert (filters(new), identifier(new)) == (["+/b"], OURS[1])
+    tree = pair.session.subscriptions.tree
+    assert len({subscription.identifier for _, subscription in tree}) == 6
+    assert due(pair, "0/b", OURS[1]) == ["+/b"]
+    assert due(pair, "0/b", OURS[5]) == ["0/#"]
+
+
+def test_an_identifier_that_the_caller_names_twice_is_his_to_share() -> None:
+    pair = Pair().connect()
+    subscribed(pair, "a/+", properties=named(OURS[0]))
+    (second,) = subscribed(pair, "+/b", properties=named(OURS[0]))
+    assert (filters(second), identifier(second)) == (["+/b"], OURS[0])
+    # It is handed on to a successor without one only if that doesn't share it.
+    (again,) = subscribed(pair, "a/+")
+    assert identifier(again) == OURS[1]
+    (alone,) = subscribed(pair, "+/b")
+    assert identifier(alone) == OURS[0]
+    # By now it is one that we give.
+    moved, third = subscribed(pair, "+/+", properties=named(OURS[0]))
+    assert (filters(moved), identifier(moved)) == (["+/b"], OURS[2])
+    assert identifier(third) == OURS[0]
+
+
+def test_the_caller_may_name_the_identifier_of_what_he_replaces() -> None:
+    pair = Pair().connect()
+    subscribed(pair, "a/#")
+    subscribed(pair, "a/b")
+    (again,) = subscribed(pair, "a/b", properties=named(OURS[1]))
+    assert (filters(again), identifier(again)) == (["a/b"], OURS[1])
+    assert pair.session.subscriptions.identifiers == {OURS[0]: 1, OURS[1]: 1}
+
+
+def test_what_is_being_ended_gives_its_identifier_up_and_is_not_asked_for_again() -> None:
+    pair = Pair().connect()
+    subscribed(pair, "a/#")
+    subscribed(pair, "a/b")
+    pair.unsubscribe("a/b")
+    (new,) = subscribed(pair, "x", properties=named(OURS[1]))
+    assert filters(new) == ["x"]
 
 
 def test_shared_subscriptions_match_by_their_filter() -> None:
@@ -687,7 +747,7 @@ def test_a_request_that_waits_keeps_its_identifier_if_one_of_its_filters_is_repl
     pair.start()
     pair.open()
     sent = [(filters(packet), identifier(packet)) for packet in pair.accept()]
-    assert sent == [(["x/#", "y/#"], None), (["x/#", "y/#"], 1), (["x/1", "y/1"], 2), (["x/1"], 2)]
+    assert sent == [(["x/#", "y/#"], None), (["x/#", "y/#"], OURS[0]), (["x/1", "y/1"], OURS[1]), (["x/1"], OURS[1])]
 
 
 # ---- overlapping filters of one call: their callback runs once ---------------------------------------------------------------------------------------------
@@ -696,15 +756,15 @@ def test_a_request_that_waits_keeps_its_identifier_if_one_of_its_filters_is_repl
 def test_filters_of_one_call_that_overlap_get_identifiers_of_their_own() -> None:
     pair = Pair().connect()
     together, apart = subscribed(pair, "z", "a/#", "a/b")
-    assert (filters(together), identifier(together)) == (["z", "a/#", "a/b"], 1)
-    assert (filters(apart), identifier(apart)) == (["a/b"], 2)
+    assert (filters(together), identifier(together)) == (["z", "a/#", "a/b"], OURS[0])
+    assert (filters(apart), identifier(apart)) == (["a/b"], OURS[1])
     # One copy that names both; or two copies, of which the first filter's counts.
-    assert due(pair, "a/b", 1, 2) == ["a/#", "a/b"]
-    assert due(pair, "a/b", 1) == ["a/#"]
-    assert due(pair, "a/b", 2) is None
-    assert due(pair, "z", 1) == ["z"]
+    assert due(pair, "a/b", OURS[0], OURS[1]) == ["a/#", "a/b"]
+    assert due(pair, "a/b", OURS[0]) == ["a/#"]
+    assert due(pair, "a/b", OURS[1]) is None
+    assert due(pair, "z", OURS[0]) == ["z"]
     # Retained messages come as each filter asked for them.
-    assert due(pair, "a/b", 2, retain=True) == ["a/b"]
+    assert due(pair, "a/b", OURS[1], retain=True) == ["a/b"]
 
 
 def test_of_two_copies_the_one_with_the_higher_granted_qos_counts() -> None:
@@ -712,36 +772,36 @@ def test_of_two_copies_the_one_with_the_higher_granted_qos_counts() -> None:
     pair.subscribe("a/#", "a/b")
     together, apart = requests(pair)
     pair.feed(suback(together, 0, 1), suback(apart, 1))
-    assert due(pair, "a/b", 1) is None
-    assert due(pair, "a/b", 2) == ["a/b"]
+    assert due(pair, "a/b", OURS[0]) is None
+    assert due(pair, "a/b", OURS[1]) == ["a/b"]
 
 
 @pytest.mark.parametrize("first", [MQTTSubscription("a/#", no_local=True), MQTTSubscription("$share/g/a/#")])
 def test_a_copy_is_not_left_to_one_that_may_never_come(first: MQTTSubscription) -> None:
     pair = Pair().connect()
     subscribed(pair, first, "a/b")
-    assert due(pair, "a/b", 2) == ["a/b"]
-    assert due(pair, "a/b", 1) == [first.topic_filter]
+    assert due(pair, "a/b", OURS[1]) == ["a/b"]
+    assert due(pair, "a/b", OURS[0]) == [first.topic_filter]
 
 
 def test_a_copy_is_not_left_to_a_subscription_that_is_not_granted_yet() -> None:
     pair = Pair().connect()
     pair.subscribe("a/#", "a/b")
-    assert due(pair, "a/b", 2) == ["a/b"]
-    assert due(pair, "a/b", 1) == ["a/#"]
+    assert due(pair, "a/b", OURS[1]) == ["a/b"]
+    assert due(pair, "a/b", OURS[0]) == ["a/#"]
     pair.feed(suback(requests(pair)[0]))
     pair.lose()
     pair.reconnect(session_present=False)
-    assert due(pair, "a/b", 1) == ["a/#"]
+    assert due(pair, "a/b", OURS[0]) == ["a/#"]
     pair.session.subscriptions.tree.get("a/b").granted = 2  # type: ignore[union-attr]
-    assert due(pair, "a/b", 2) == ["a/b"]
+    assert due(pair, "a/b", OURS[1]) == ["a/b"]
 
 
 def test_filters_of_different_calls_never_take_each_others_copies() -> None:
     pair = Pair().connect()
     subscribed(pair, "a/#")
     subscribed(pair, "a/b")
-    assert due(pair, "a/b", 2) == ["a/b"]
+    assert due(pair, "a/b", OURS[1]) == ["a/b"]
 
 
 def test_declared_before_connect_they_are_told_apart_as_well() -> None:
@@ -751,7 +811,7 @@ def test_declared_before_connect_they_are_told_apart_as_well() -> None:
     pair.start()
     pair.open()
     sent = pair.accept()
-    assert [(filters(packet), identifier(packet)) for packet in sent] == [(["a/#", "a/b"], 1), (["a/b"], 2), (["a/+"], 3)]
+    assert [(filters(packet), identifier(packet)) for packet in sent] == [(["a/#", "a/b"], OURS[0]), (["a/b"], OURS[1]), (["a/+"], OURS[2])]
 
 
 def test_a_request_is_ours_only_if_nobody_holds_it() -> None:

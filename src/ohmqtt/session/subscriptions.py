@@ -4,7 +4,7 @@ A subscription is sent on connect and again when the server lost the session. Re
 with the same handle. Where filters overlap, Subscription Identifiers tell whose copy a message is; where they don't, none are used, so
 that the common case doesn't pay for a property on each message.
 
-Its invariant: a subscription without an identifier overlaps no other one.
+Its invariants: a subscription without an identifier overlaps no other one; and what overlaps shares an identifier only if callers named it.
 """
 
 from __future__ import annotations
@@ -54,9 +54,11 @@ class Subscriptions:
         self.baskets = baskets
         self.outbound = outbound
         self.tree: TopicTree[Subscription] = TopicTree()
-        # Subscription Identifiers in use, and how many subscriptions have each.
+        # Subscription Identifiers in use, and how many subscriptions have each. Ours are those that no caller has named: they are given from
+        # the end of the range, where callers hardly ever are, and give way to one who is.
         self.identifiers: dict[int, int] = {}
-        self.last_identifier = 0
+        self.ours: set[int] = set()
+        self.last_identifier = VARINT_MAX + 1
         self.pending: deque[Request] = deque()
         # The UNSUBSCRIBEs that are not settled and were meant for something.
         self.unsubscribing: list[Request] = []
@@ -75,8 +77,12 @@ class Subscriptions:
         for topic_filter, subscription in own.items():
             before = tree.get(topic_filter)
             if before is not None:
+                ours = before.identifier in self.ours
                 reusable = before.identifier
                 self._set_identifier(before, 0)
+                if reusable in self.identifiers and not ours:
+                    # Its caller shares it, and not with this one.
+                    reusable = 0
             tree[topic_filter] = subscription  # [MQTT-3.8.4-3]
         others: set[str] = set()
         tangled: list[Subscription] = []
@@ -86,6 +92,7 @@ class Subscriptions:
             if any(other in own and other != topic_filter for other in overlapping):
                 tangled.append(subscription)
         fresh = self._identify(others)
+        moved = self._vacate(identifier) if identifier in self.ours else []
         separate: list[Subscription] = []
         if not identifier:
             # Filters of one call that overlap are told apart as well; all but one get their identifier with a SUBSCRIBE of their own.
@@ -93,6 +100,7 @@ class Subscriptions:
             if others or tangled:
                 # Of what is replaced, messages may be under way: alone, its successor answers to the same identifier.
                 identifier = (reusable if len(own) == 1 else 0) or self._new_identifier()
+                self.ours.add(identifier)
         request.identifier = identifier
         for subscription in own.values():
             self._set_identifier(subscription, identifier)
@@ -102,6 +110,7 @@ class Subscriptions:
         # The older ones first, so that no message can come that names the newer one alone. Retain Handling 2: retained messages came or
         # come with the first SUBSCRIBE.
         if available:
+            self.pending.extend(self._requests(moved, retain_handling=2))
             self.pending.extend(self._requests(fresh, retain_handling=2))
         self.pending.append(request)
         if available:
@@ -112,14 +121,24 @@ class Subscriptions:
         """Give an identifier to those of the filters that have none, and return them. They overlap each other nowhere, so one will do."""
         found = map(self.tree.get, sorted(topic_filters))
         fresh = [known for known in found if known is not None and not known.identifier]
-        if fresh:
-            # What is about to be ended must not be asked for again behind that.
-            ending = {id(known) for request in self.unsubscribing for known in request.ends}
-            fresh = [known for known in fresh if id(known) not in ending]
+        return self._rename(fresh)
+
+    def _vacate(self, identifier: int) -> list[Subscription]:
+        """A caller names an identifier that we gave: give another one to those that have it, and return them."""
+        moved = self._rename([known for _, known in self.tree if known.identifier == identifier])
+        self.ours.discard(identifier)
+        return moved
+
+    def _rename(self, subscriptions: list[Subscription]) -> list[Subscription]:
+        """Give a new identifier to those of the subscriptions that aren't about to be ended, and return them."""
+        # What is about to be ended must not be asked for again behind that.
+        ending = {id(known) for request in self.unsubscribing for known in request.ends} if subscriptions else ()
+        renamed = [known for known in subscriptions if id(known) not in ending]
+        if renamed:
             identifier = self._new_identifier()
-            for known in fresh:
+            for known in renamed:
                 self._set_identifier(known, identifier)
-        return fresh
+        return renamed
 
     def unsubscribe(self, request: Request, link: Link | None) -> None:
         """Ask the server to end subscriptions; their callbacks stay until it has."""
@@ -142,8 +161,9 @@ class Subscriptions:
 
     def _new_identifier(self) -> int:
         while True:
-            self.last_identifier = self.last_identifier % VARINT_MAX + 1
+            self.last_identifier = self.last_identifier - 1 or VARINT_MAX
             if self.last_identifier not in self.identifiers:
+                self.ours.add(self.last_identifier)
                 return self.last_identifier
 
     def _count(self, identifier: int, change: int) -> None:
@@ -153,6 +173,7 @@ class Subscriptions:
                 self.identifiers[identifier] = count
             else:
                 del self.identifiers[identifier]
+                self.ours.discard(identifier)
 
     def _set_identifier(self, subscription: Subscription, identifier: int) -> None:
         self._count(subscription.identifier, -1)
