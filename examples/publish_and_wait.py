@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from examples._common import argument_parser, wait_for_broker
-from ohmqtt import Client, DeliveryError, WaitTimeoutError
+from ohmqtt import Client, MQTTError, WaitTimeoutError
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
             except WaitTimeoutError:
                 # The message isn't lost: it is still being sent, and the handle can be waited for again.
                 sys.exit(f"QoS {qos}: not acknowledged within {arguments.timeout:g} s")
-            except DeliveryError as error:
+            except MQTTError as error:
                 sys.exit(f"QoS {qos}: {error}")
             print(f"QoS {qos}: {'handed over' if ack is None else ack}")
 

@@ -172,7 +172,11 @@ class WaitTimeoutError(MQTTError, TimeoutError):
 
 
 class DeliveryError(MQTTError):
-    """A publication did not reach the server, or the server did not take it."""
+    """A publication did not reach the server, or the server did not take it.
+
+    Not all of a publication's outcomes are below it: `LinkLostError` (QoS 0), `StoreError`, `PacketTooLargeError` and `ServerLimitError`
+    have other parents. All of them are `MQTTError`.
+    """
 
 
 class PublishError(DeliveryError):
@@ -204,7 +208,7 @@ class PoisonMessageError(DeliveryError):
 
 
 class CancelledError(DeliveryError):
-    """The caller cancelled the request. If it was sent already, the server may still act on it."""
+    """The caller cancelled the request, a publication or a subscription. If it was sent already, the server may still act on it."""
 
 
 class ClientClosedError(DeliveryError):

@@ -74,7 +74,10 @@ class PublishHandle(Outgoing):
         :raises PublishError: rejected with a reason code ≥ 0x80 (``.ack``).
         :raises SessionLostError, MessageExpiredError, MessageDroppedError, PoisonMessageError, CancelledError, ClientClosedError, StoreError:
             what became of it instead (section 4.3 and `ohmqtt.errors`).
+        :raises LinkLostError: QoS 0, on its way when the connection ended.
+        :raises PacketTooLargeError, ServerLimitError: accepted before the connection, whose server then said that it can't take this.
         :raises ConnectError: the client has stopped trying to connect, for that reason; the publication is still queued.
+        :raises StateError: the client is closed, or belongs to the parent process.
         """
         if not self.done:
             self._driver.wait(self, timeout)
@@ -159,6 +162,8 @@ class SubscribeHandle(_RequestHandle):
         :raises WaitTimeoutError: not answered within `timeout`.
         :raises SubscribeError: at least one filter was refused (``.suback``).
         :raises CancelledError, ClientClosedError, ServerLimitError: what became of it instead.
+        :raises ConnectError: the client has stopped trying to connect, for that reason; the request still waits.
+        :raises StateError: the client is closed, or belongs to the parent process.
         """
         return cast("MQTTSubAckPacket", self._result(timeout))
 
@@ -183,6 +188,8 @@ class UnsubscribeHandle(_RequestHandle):
         :raises WaitTimeoutError: not answered within `timeout`.
         :raises UnsubscribeError: at least one filter was refused (``.unsuback``).
         :raises CancelledError, ClientClosedError: what became of it instead.
+        :raises ConnectError: the client has stopped trying to connect, for that reason; the request still waits.
+        :raises StateError: the client is closed, or belongs to the parent process.
         """
         return cast("MQTTUnsubAckPacket", self._result(timeout))
 

@@ -155,6 +155,8 @@ class Outgoing:
 class Message(MQTTPublishPacket):
     """A message from the server, as a callback gets it: a PUBLISH with all its properties, and `ack` for manual acknowledgement.
 
+    ``topic`` (str), ``payload`` (bytes), ``qos`` (0, 1, 2), ``retain`` and ``dup`` (bool), ``packet_id`` (0 with QoS 0) and ``properties``
+    (`MQTTPublishProps`) are as the server sent them; a Topic Alias is resolved.
     ``link`` is the network connection that brought it (QoS > 0 only), ``answer`` the reason code of its acknowledgement once it is known.
     """
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = [
     "check_address",
     "check_connect_properties",
+    "check_identity",
     "check_qos",
     "check_timeout",
     "check_transport_options",
-    "check_will",
     "copy_payload",
     "encode_password",
     "expect",
@@ -108,8 +108,9 @@ def encode_password(password: object) -> bytes | None:
     raise ArgumentError(f"password is of type {type(password).__name__}, expected bytes, str or None")
 
 
-def check_will(will: object) -> None:
-    """Raise if `will` is none."""
+def check_identity(client_id: object, will: object) -> None:
+    """Raise for what can't be a Client Identifier (other clients take a port in its place) or a Will; the encoder checks the rest."""
+    expect("client_id", client_id, str, "a str; a port belongs to the address: 'localhost:1883'")
     if will is not None:
         expect("will", will, MQTTWill, "MQTTWill or None")
 

@@ -25,9 +25,9 @@ from ..topic_alias import AliasPolicy
 from .arguments import (
     check_address,
     check_connect_properties,
+    check_identity,
     check_timeout,
     check_transport_options,
-    check_will,
     encode_password,
     expect,
     left,
@@ -68,7 +68,7 @@ class Client:
     `loop_forever` do the I/O and run the callbacks on the caller's thread.
 
     :param db_path: Where QoS 1 and 2 publications and the session are kept across processes (SQLite); None keeps them in memory.
-    :param db_fast: Survive a killed process, but not a power cut: about ten times faster.
+    :param db_fast: Survive a killed process, but perhaps lose the last moments before a power cut; several times faster.
     :param manual_ack: QoS 1 and 2 messages are acknowledged by `Message.ack`, not when their callback returns.
     :param settings: Bounds, policies and times (`SessionSettings`).
     :param store: Something of your own in place of the database (`ohmqtt.store.Store`).
@@ -168,7 +168,7 @@ class Client:
         driver = self._usable()
         target = check_address(address)
         properties = check_connect_properties(connect_properties, authenticator)
-        check_will(will)
+        check_identity(client_id, will)
         packet = MQTTConnectPacket(
             client_id,
             clean_start,
