@@ -489,13 +489,15 @@ def test_a_former_process_s_message_that_ends_otherwise_is_reported(tmp_path: Pa
     client = Client(store=SQLiteStore(path, wall_clock=lambda: time.time() + 100))
     if with_handler:
         client.on_undelivered = lambda message, error: box((message, error))
-    with log_box() as log, client:
+    with Peer() as peer, log_box() as log, client:
+        client.connect(peer.address, "c")
         if with_handler:
             message, error = box.get()
             assert message.topic == "t"
             assert message.payload == b"payload"
             assert isinstance(error, MessageExpiredError)
         assert "'t' was not delivered" in log.get().getMessage()
+        client.shutdown()
 
 
 # -- back-pressure -----------------------------------------------------------------------------------------------------------------------------------
