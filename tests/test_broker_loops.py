@@ -121,11 +121,15 @@ def test_other_threads_may_publish_into_the_loop(mosquitto: Mosquitto, client: C
     topic = unused()
     with connected_client(mosquitto.address) as subscriber:
         inbox = collect_messages(subscriber, topic)
+        looping = threading.Event()
+        # Told by the loop itself: the thread's own waits could do all the I/O before the loop begins.
+        client.on_connect = lambda *_: looping.set()
         client.connect(mosquitto.address)
         errors: list[Exception] = []
 
         def publish() -> None:
             try:
+                assert looping.wait(PATIENCE_S)
                 for i in range(100):
                     client.publish(topic, b"%d" % i, 1).wait_for_ack(PATIENCE_S)
                 client.shutdown()

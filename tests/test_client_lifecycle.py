@@ -27,6 +27,7 @@ from ohmqtt.errors import (
     ForkedError,
     KeepAliveError,
     LinkLostError,
+    QueueFullError,
     StateError,
     WaitTimeoutError,
 )
@@ -236,7 +237,7 @@ def test_the_servers_last_words_are_heard_by_a_client_that_is_writing(round_numb
             while not stop.is_set():
                 try:
                     client.publish("t", bytes(10_000))
-                except StateError:
+                except (StateError, QueueFullError):
                     return
 
         publisher = in_thread(publish)

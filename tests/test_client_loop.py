@@ -613,3 +613,27 @@ def test_the_loop_does_the_end_that_a_signal_handler_could_not_do() -> None:
         client.loop_forever()
         assert driver.closed
         link.read_all_until_eof()
+
+
+def test_an_end_that_has_to_wait_takes_nobodys_turn() -> None:
+    """Who finds the turn taken sleeps until its holder tells; so `shutdown` on another thread must not take it and give it back in silence."""
+    client = Client()
+    driver: Any = client._driver
+    turns = driver.stepping
+    taken: list[bool] = []
+
+    class Watched:
+        def acquire(self, blocking: bool = True) -> bool:
+            taken.append(True)
+            return bool(turns.acquire(blocking))
+
+        def release(self) -> None:
+            turns.release()
+
+    driver.stepping = Watched()
+    with client._lock:
+        in_thread(client.shutdown).result()
+        assert taken == []
+        assert not driver.closed
+    client.shutdown()
+    assert driver.closed

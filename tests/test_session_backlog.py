@@ -32,6 +32,24 @@ def test_only_what_can_still_be_sent_waits() -> None:
     assert not world.outbound.waits()
 
 
+def test_what_a_goodbye_left_in_the_database_goes_on_under_a_new_handle() -> None:
+    world = World(FakeStore())
+    message = expiring(b"1", 10, world.now)
+    world.outbound.publish(message, None)
+    world.outbound.close_out(session_survives=True)
+    world.turn()
+    assert message.done
+    heir = world.outbound.heir(message)
+    assert world.outbound.heir(message) is heir
+    assert not heir.done
+    heir.claimed = True
+    world.outbound.expire(10.0)
+    world.turn()
+    assert isinstance(heir.outcome, MessageExpiredError)
+    assert heir.done
+    assert world.undelivered() == []
+
+
 # -- bounds and policies ----------------------------------------------------------------------------------------------------------------------
 
 ONE = weight(publication(b"1"))

@@ -55,6 +55,14 @@ def test_retired_identifiers_are_free_again_one_by_one_or_with_the_session() -> 
     assert used.retired == set()
 
 
+def test_without_a_database_the_end_of_a_session_frees_them_as_well() -> None:
+    used = identity(durable=False)
+    used.retired.add(7)
+    used.free_all()
+    assert used.retired == set()
+    assert used.baskets.journal == []
+
+
 def test_the_owner_answers_for_an_empty_id_and_refuses_another() -> None:
     assert identity().resolve("any") == "any"
     used = identity("me")

@@ -440,15 +440,15 @@ class Driver(Waiting):
 
     def finish(self) -> None:
         """Without threads: do the end that was asked for, if nobody is in the middle of something; else whoever is does it then."""
-        if not self.closing or self.closed or self.thread is not None or not self.stepping.acquire(blocking=False):
+        if not self.closing or self.closed or self.thread is not None or not self.lock.acquire(blocking=False):
             return
         try:
-            if not self.lock.acquire(blocking=False):
+            # Under the lock: whoever finds the turn taken sleeps until its holder tells, so it must not be taken and given back in silence.
+            if (self.commits is not None and self.commits.busy) or not self.stepping.acquire(blocking=False):
                 return
-            busy = self.commits is not None and self.commits.busy
+        finally:
             self.lock.release()
-            if busy:
-                return
+        try:
             self._teardown()
         finally:
             self.stepping.release()
