@@ -91,7 +91,7 @@ ATTRIBUTE_REPLACERS: dict[str, str] = {
 }
 
 SLEEPERS: dict[str, str] = {
-    "tests/test_review_client.py": "looks again each millisecond whether eight threads wait inside of publish, which nothing announces",
+    "tests/test_review_client.py": "looks again each millisecond whether threads wait inside of publish or the I/O thread sleeps, which nothing announces",
 }
 
 # -- reading the tree ---------------------------------------------------------------------------------------------------------------------
