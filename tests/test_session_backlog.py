@@ -39,7 +39,7 @@ def test_what_a_goodbye_left_in_the_database_goes_on_under_a_new_handle() -> Non
     world.outbound.close_out(session_survives=True)
     world.turn()
     assert message.done
-    heir = world.outbound.heir(message)
+    heir: Any = world.outbound.heir(message)
     assert world.outbound.heir(message) is heir
     assert not heir.done
     heir.claimed = True
