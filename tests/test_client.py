@@ -772,3 +772,16 @@ def test_calls_of_a_closed_client_say_so() -> None:
     ):
         with pytest.raises(StateError, match="closed"):
             call()
+
+
+def test_user_properties_of_suback_and_unsuback_reach_the_caller() -> None:
+    pairs = [("k", "1"), ("k", "2")]
+    with linked() as (client, link, _):
+        subscribing = client.subscribe("a", lambda *_: None)
+        link.suback(link.expect("SUBSCRIBE").packet_id, 2, UserProperty=pairs, ReasonString="fine")
+        suback = subscribing.wait_for_ack(PATIENCE_S)
+        assert suback.properties.UserProperty == tuple(pairs)
+        assert suback.properties.ReasonString == "fine"
+        unsubscribing = client.unsubscribe("a")
+        link.unsuback(link.expect("UNSUBSCRIBE").packet_id, 0, UserProperty=pairs)
+        assert unsubscribing.wait_for_ack(PATIENCE_S).properties.UserProperty == tuple(pairs)
