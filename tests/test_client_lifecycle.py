@@ -143,7 +143,7 @@ def test_what_the_system_raises_beside_its_own_errors_is_a_failed_attempt() -> N
 
     with Client(settings=ONCE) as client:
         driver: Any = client._driver
-        driver.opening.open_transport = broken
+        driver.world.open_transport = broken
         client.connect("127.0.0.1:1")
         with pytest.raises(ConnectError, match="broken"):
             client.wait_for_connect(PATIENCE_S)
@@ -157,7 +157,7 @@ def test_an_attempt_is_made_although_no_thread_can_be_started() -> None:
 
     with Peer() as peer, Client(settings=ONCE) as client:
         driver: Any = client._driver
-        driver.opening.make_thread = broken
+        driver.world.make_thread = broken
         client.connect(peer.address)
         link = peer.accept()
         link.handshake()
@@ -175,11 +175,11 @@ def test_an_attempt_that_nobody_wants_any_more_is_thrown_away() -> None:
 
     with Peer() as peer, Client(settings=QUICK) as client:
         driver: Any = client._driver
-        driver.opening.open_transport = late
+        driver.world.open_transport = late
         client.connect(peer.address)
         assert dialling.wait(PATIENCE_S)
         client.disconnect()
-        driver.opening.open_transport = open_transport
+        driver.world.open_transport = open_transport
         link = attach(client, peer)
         go.set()
         peer.accept().expect_eof()
@@ -288,7 +288,7 @@ def test_the_last_words_are_what_is_there_and_no_more() -> None:
         said: list[Any] = []
         with Peer() as peer, Client(settings=ONCE) as client:
             driver: Any = client._driver
-            driver.opening.open_transport = opened(said)
+            driver.world.open_transport = opened(said)
             attach(client, peer)
             handle = client.publish("held", b"", 1)
             peer.links[0].expect("PUBLISH", topic="held")
@@ -856,7 +856,7 @@ def test_an_authenticator_whose_thread_cannot_be_started_ends_the_connection() -
         client.connect(peer.address, authenticator=Riddle())
         link = peer.accept()
         link.expect("CONNECT")
-        driver.opening.make_thread = broken
+        driver.world.make_thread = broken
         link.auth(0x18, AuthenticationMethod="RIDDLE")
         with pytest.raises(AuthenticationError, match="can't start"):
             client.wait_for_connect(PATIENCE_S)
@@ -958,7 +958,7 @@ def faked(settings: SessionSettings = ONCE) -> Generator[tuple[Client, Any, Any]
 
     with Peer() as peer, Client(settings=settings) as client:
         driver: Any = client._driver
-        driver.opening.open_transport = open_it
+        driver.world.open_transport = open_it
         link = attach(client, peer)
         yield client, link, made[0]
         client.shutdown()
@@ -1019,7 +1019,7 @@ def test_a_transport_that_wants_to_write_is_read_again_when_it_can() -> None:
 
     with Peer() as peer, Client() as client:
         driver: Any = client._driver
-        driver.opening.open_transport = open_it
+        driver.world.open_transport = open_it
         link = attach(client, peer)
         handle = client.publish("t", b"", 1)
         link.puback(link.expect("PUBLISH").packet_id)

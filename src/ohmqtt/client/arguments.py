@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..address import Address, parse_address
@@ -29,7 +28,6 @@ __all__ = [
     "copy_payload",
     "encode_password",
     "expect",
-    "left",
     "listed",
 ]
 
@@ -63,11 +61,6 @@ def check_qos(qos: Any) -> int:
     if isinstance(qos, bool) or not isinstance(qos, int):
         raise ArgumentError(f"qos is {qos!r:.100}, expected 0, 1 or 2")
     return int(qos)
-
-
-def left(deadline: float | None) -> float | None:
-    """Return the seconds until `deadline`, not below 0."""
-    return None if deadline is None else max(0.0, deadline - monotonic())
 
 
 def copy_payload(payload: object) -> bytes:

@@ -9,7 +9,6 @@ import threading
 import warnings
 import weakref
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, ConnectError, MQTTError, QueueFullError, StateError, WaitTimeoutError
@@ -30,12 +29,12 @@ from .arguments import (
     check_transport_options,
     encode_password,
     expect,
-    left,
     listed,
 )
 from .driver import Driver
 from .lifetime import open_clients
 from .publishing import Publisher, raise_store_error, restored
+from .world import World
 
 if TYPE_CHECKING:
     import os
@@ -72,6 +71,7 @@ class Client:
     :param manual_ack: QoS 1 and 2 messages are acknowledged by `Message.ack`, not when their callback returns.
     :param settings: Bounds, policies and times (`SessionSettings`).
     :param store: Something of your own in place of the database (`ohmqtt.store.Store`).
+    :param world: Clock, chance and network in place of the machine's, for tests (`ohmqtt.client.world.World`).
     :raises StoreError: the database is in use, damaged, not ours, or can't be opened. It was not changed.
 
     User code is set as attributes, and is run on the delivery thread: ``on_connect(client, connack)``,
@@ -88,6 +88,7 @@ class Client:
         manual_ack: bool = False,
         settings: SessionSettings | None = None,
         store: Store | None = None,
+        world: World | None = None,
     ) -> None:
         self.on_connect: Callable[[Client, MQTTConnAckPacket], object] | None = None
         self.on_disconnect: Callable[[Client, Disconnected], object] | None = None
@@ -103,7 +104,7 @@ class Client:
 
             store = SQLiteStore(db_path, fast=db_fast)
         self._settings = settings if settings is not None else SessionSettings()
-        driver = Driver(self._settings, store, weakref.ref(self), manual_ack)
+        driver = Driver(self._settings, store, weakref.ref(self), manual_ack, world if world is not None else World())
         # Not a method: the driver must not keep the client alive, which is collected while its threads run if its owner drops it.
         driver.make_message = partial(restored, driver)
         self._driver = driver
@@ -192,7 +193,7 @@ class Client:
         check_transport_options(options)
         with self._lock:
             driver.check()
-            self._session.connect(packet, monotonic())
+            self._session.connect(packet, driver.monotonic())
             driver.opening.options = options
             driver.opening.authenticator = authenticator
             number = self._session.baskets.turn_number
@@ -275,7 +276,7 @@ class Client:
         data = authenticator.start()
         with self._lock:
             driver.check()
-            self._session.reauthenticate(data, monotonic())
+            self._session.reauthenticate(data, driver.monotonic())
         driver.flush()
 
     # ---- publishing ------------------------------------------------------------------------------------------------------------------
@@ -319,7 +320,7 @@ class Client:
                     driver.sleeping = False
                     driver.wake_now()
                 if handle.state == SETTLED:
-                    driver.pass_turn(monotonic())
+                    driver.pass_turn(driver.monotonic())
                 return handle
             number = self._session.baskets.turn_number
         if qos:
@@ -516,8 +517,7 @@ class Client:
         link = session.link
         check_disconnect(reason_code, packet_properties, None if link is None else link.session_expiry_s)
         here = driver.delivery.here()
-        timeout = check_timeout(timeout)
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = driver.deadline(timeout)
 
         def flushed() -> bool:
             if driver.closed or session.phase in (IDLE, STOPPED):
@@ -529,16 +529,16 @@ class Client:
         while driver.thread is None and not here:
             delivery.drain()
             with self._lock:
-                driver.wait_until(lambda: flushed() or delivery.waits(), left(deadline))
-                if not delivery.waits() or left(deadline) == 0.0:
+                driver.wait_until(lambda: flushed() or delivery.waits(), driver.left(deadline))
+                if not delivery.waits() or driver.left(deadline) == 0.0:
                     break
         with self._lock:
-            driver.wait_until(flushed, left(deadline))
+            driver.wait_until(flushed, driver.left(deadline))
             if driver.closed:
                 return
             # Of the batch whose callback calls this, and of what is still running when the time is up.
             driver.delivery.acknowledge()
-            session.disconnect(monotonic(), reason_code, packet_properties)
+            session.disconnect(driver.monotonic(), reason_code, packet_properties)
             driver.opening.give_up()
         driver.flush()
         with self._lock:
@@ -549,8 +549,7 @@ class Client:
         driver = self._driver
         if driver is None or driver.closed or driver.forked:
             return
-        timeout = check_timeout(timeout)
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = driver.deadline(timeout)
         try:
             self.disconnect(timeout=timeout)
         except StateError:
@@ -561,7 +560,8 @@ class Client:
         current = threading.current_thread()
         for thread in (driver.thread, driver.delivery.thread):
             if thread is not None and thread is not current:
-                thread.join(None if deadline is None else 1.0 + max(0.0, deadline - monotonic()))
+                remaining = driver.left(deadline)
+                thread.join(None if remaining is None else 1.0 + remaining)
 
     def shutdown(self) -> None:
         """Close at once: no DISCONNECT (so the Will fires), every handle resolves with `ClientClosedError`. Safe in a signal handler."""

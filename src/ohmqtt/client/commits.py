@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from ..errors import StoreError
@@ -118,10 +117,11 @@ class Commits:
 
     def _next(self, number: int | None, target: int) -> tuple[Turn | None, tuple[int, int, int] | None]:
         """Return the turn to be committed, or else which rows are to be loaded. The client's lock is held."""
-        session = self.driver.session
-        if self.driver.closed or (number is not None and self.settled >= number):
+        driver = self.driver
+        session = driver.session
+        if driver.closed or (number is not None and self.settled >= number):
             return None, None
-        now = monotonic()
+        now = driver.monotonic()
         resting = session.retry_at is not None and now < session.retry_at
         turn = self.unfinished
         if turn is not None:
@@ -151,7 +151,7 @@ class Commits:
                 error = StoreError(f"the store failed: {caught!r}")
                 error.__cause__ = caught
         with driver.lock:
-            now = monotonic()
+            now = driver.monotonic()
             if error is not None:
                 driver.resolve(session.commit_failed(turn, error, now))
                 driver.tell_urgent()
@@ -179,11 +179,11 @@ class Commits:
             rows = self.store.load_queued(*wanted)
         except Exception as error:
             with driver.lock:
-                session.load_failed(error, monotonic())
+                session.load_failed(error, driver.monotonic())
                 driver.tell_urgent()
             return False
         with driver.lock:
-            session.loaded(rows, driver.make_message, monotonic())
+            session.loaded(rows, driver.make_message, driver.monotonic())
         return bool(rows)
 
     def close(self) -> None:
@@ -195,7 +195,7 @@ class Commits:
             with self.alone():
                 with driver.lock:
                     session = driver.session
-                    now = monotonic()
+                    now = driver.monotonic()
                     failed = self.unfinished
                     if failed is not None:
                         # Its link is gone: what it would have written is settled as lost.

@@ -11,7 +11,6 @@ import threading
 from collections import deque
 from itertools import islice
 from operator import length_hint
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..property import MQTTPublishProps
@@ -135,7 +134,7 @@ class Delivery:
             driver.session.delivered(done, received_bytes)
             self.acknowledge()
             if driver.commits is None:
-                driver.pass_turn(monotonic())
+                driver.pass_turn(driver.monotonic())
             driver.wake()
         if driver.commits is not None:
             driver.commits.settle(wait=False)
@@ -207,7 +206,7 @@ class Delivery:
                 callbacks.append(on_message)
             if not callbacks and message.qos:
                 # Under the same lock as the search, so that no `subscribe` comes between.
-                driver.session.hold(message, monotonic())
+                driver.session.hold(message, driver.monotonic())
                 driver.wake()
                 return
         if not callbacks:

@@ -12,8 +12,6 @@ from __future__ import annotations
 import selectors
 import threading
 import traceback
-from random import random
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LinkLostError, MQTTError, StateError
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from ..store import Store
     from ..transport import Transport
     from .client import Client
+    from .world import World
 
 __all__ = ["Driver"]
 
@@ -62,8 +61,10 @@ CRITICAL = 50
 class Driver(Waiting):
     """The I/O side of a client."""
 
-    def __init__(self, settings: SessionSettings, store: Store | None, client: Callable[[], Client | None], manual_ack: bool) -> None:
-        super().__init__()
+    def __init__(
+        self, settings: SessionSettings, store: Store | None, client: Callable[[], Client | None], manual_ack: bool, world: World
+    ) -> None:
+        super().__init__(world)
         self.client = client
         self.store = store
         self.session = Session(settings, durable=store is not None, acknowledge=self.acknowledge)
@@ -76,7 +77,7 @@ class Driver(Waiting):
         self.interest = 0
         # Once before the first sleep: a database may have something to tell.
         self.again = True
-        self.selector = selectors.DefaultSelector()
+        self.selector = world.selector()
         self.selector.register(self.wake_out, selectors.EVENT_READ)
         self.failures = 0
         self.make_message: Callable[[Any], Outgoing]
@@ -111,7 +112,7 @@ class Driver(Waiting):
             self.commits.settle(number)
         with self.lock:
             if self.commits is None:
-                self.pass_turn(monotonic())
+                self.pass_turn(self.monotonic())
             self.wake()
 
     # ---- calls ----------------------------------------------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ class Driver(Waiting):
         with self.lock:
             failure = MQTTError(f"internal error: {error!r}")
             failure.__cause__ = error
-            self.session.fail_link(failure, monotonic(), 0x83)
+            self.session.fail_link(failure, self.monotonic(), 0x83)
             link = self.session.link
             if self.failures and link is not None:
                 # A goodbye was tried already.
@@ -210,7 +211,7 @@ class Driver(Waiting):
             self._teardown()
             return
         data, error = self._read(ready)
-        now = monotonic()
+        now = self.monotonic()
         with self.lock:
             session = self.session
             if self.arrived is not None:
@@ -243,7 +244,7 @@ class Driver(Waiting):
         with self.lock:
             self._watch()
             session = self.session
-            now = monotonic()
+            now = self.monotonic()
             if self._has_work(now):
                 self.again = False
                 return 0.0
@@ -306,7 +307,7 @@ class Driver(Waiting):
         deadline = None if link is None else link.deadline()
         if deadline is None or now < deadline:
             return False
-        with selectors.DefaultSelector() as selector:
+        with self.world.selector() as selector:
             selector.register(transport.fileno(), selectors.EVENT_READ)
             return transport.pending() or bool(selector.select(0))
 
@@ -330,7 +331,7 @@ class Driver(Waiting):
         if transport is None:
             return None
         for _ in range(CHUNKS_PER_STEP):
-            now = monotonic()
+            now = self.monotonic()
             with self.lock:
                 link = self.session.link
                 chunk = b"" if link is None else link.next_chunk(now)
@@ -367,7 +368,7 @@ class Driver(Waiting):
             if not data:
                 return
             with self.lock:
-                self.session.receive(data, monotonic())
+                self.session.receive(data, self.monotonic())
 
     def _after(self, error: OSError | None) -> None:
         """Close the network connection if it is time to."""
@@ -383,10 +384,10 @@ class Driver(Waiting):
             if error is not None and transport is not None:
                 lost = LinkLostError(f"the connection to {transport.description} was lost: {error}")
                 lost.__cause__ = error
-            self.session.link_lost(lost, monotonic(), random())
+            self.session.link_lost(lost, self.monotonic(), self.world.random())
             self.phase_changed()
             if self.commits is None:
-                self.pass_turn(monotonic())
+                self.pass_turn(self.monotonic())
         if self.commits is not None:
             self.commits.settle(wait=False)
 
@@ -420,9 +421,9 @@ class Driver(Waiting):
             if not self.looping.acquire(blocking=False):
                 raise StateError("loop_once() or loop_forever() is running: a client has either threads or a loop of its owner")
             try:
-                delivery = self.opening.make_thread(target=self.delivery.run, name="ohmqtt-delivery", daemon=True)
+                delivery = self.world.make_thread(target=self.delivery.run, name="ohmqtt-delivery", daemon=True)
                 # Seen from now on: a wait that drives the I/O gives way.
-                self.thread = self.opening.make_thread(target=self.run, name="ohmqtt-io", daemon=True)
+                self.thread = self.world.make_thread(target=self.run, name="ohmqtt-io", daemon=True)
                 self.delivery.thread = delivery
             finally:
                 self.looping.release()
@@ -463,9 +464,9 @@ class Driver(Waiting):
             transport.close()
         try:
             with self.lock:
-                self.session.abandon(monotonic())
+                self.session.abandon(self.monotonic())
                 if self.commits is None:
-                    self.pass_turn(monotonic())
+                    self.pass_turn(self.monotonic())
             if self.commits is not None:
                 self.commits.close()
         except Exception as error:

@@ -6,13 +6,9 @@ of three ways: its connection is taken over, its failure is told to the Session,
 
 from __future__ import annotations
 
-import threading
-from random import random
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AuthenticationError, ConnectError, MQTTError
-from ..transport import open_transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,9 +32,6 @@ class Opening:
         self.authenticator: Authenticator | None = None
         # Which attempt is wanted; the result of an older one is thrown away.
         self.number = 0
-        # A test's way in; nothing else sets these.
-        self.make_thread: Callable[..., threading.Thread] = threading.Thread
-        self.open_transport: Callable[..., Transport] = open_transport
 
     def give_up(self) -> None:
         """Forget the attempt that is under way. The lock is held."""
@@ -69,7 +62,9 @@ class Opening:
         if self.driver.thread is None:
             function(argument)
         else:
-            self.make_thread(target=function, args=(argument,), name=f"ohmqtt-{function.__name__.strip('_')}", daemon=True).start()
+            self.driver.world.make_thread(
+                target=function, args=(argument,), name=f"ohmqtt-{function.__name__.strip('_')}", daemon=True
+            ).start()
 
     def _dial(self, number: int) -> None:
         transport: Transport | None = None
@@ -78,7 +73,7 @@ class Opening:
         try:
             if self.authenticator is not None:
                 data = ask(self.authenticator.start)
-            transport = self.open_transport(**self.options)
+            transport = self.driver.world.open_transport(**self.options)
         except MQTTError as caught:
             error = caught
         except Exception as caught:
@@ -90,7 +85,7 @@ class Opening:
         driver = self.driver
         session = driver.session
         with driver.lock:
-            now = monotonic()
+            now = driver.monotonic()
             if number == self.number:
                 if transport is not None:
                     try:
@@ -101,7 +96,7 @@ class Opening:
                     except MQTTError as caught:
                         error = unusable(caught)
                 if error is not None:
-                    session.dial_failed(error, now, random())
+                    session.dial_failed(error, now, driver.world.random())
                     driver.phase_changed()
             driver.wake()
         if transport is not None:
@@ -124,7 +119,7 @@ class Opening:
     def _authenticated(self, step: AuthStep, data: bytes | None, error: Exception | None) -> None:
         driver = self.driver
         with driver.lock:
-            now = monotonic()
+            now = driver.monotonic()
             try:
                 driver.session.authenticated(step, data, error, now)
             except MQTTError as caught:

@@ -5,7 +5,6 @@ Owns the cache of encoded topics. What passes here can't fail to encode later.
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from ..errors import ArgumentError, QueueFullError, StoreError
@@ -86,8 +85,9 @@ class Publisher:
             self._topics[topic] = topic_field
         return topic_field
 
-    @staticmethod
-    def _options(properties: MQTTPublishProps | None, alias_policy: AliasPolicy, qos: int, payload: bytes) -> tuple[bytes, Options | None]:
+    def _options(
+        self, properties: MQTTPublishProps | None, alias_policy: AliasPolicy, qos: int, payload: bytes
+    ) -> tuple[bytes, Options | None]:
         """Validate and encode what most publications don't have."""
         if not isinstance(alias_policy, AliasPolicy):
             raise ArgumentError(f"alias_policy is {alias_policy!r}, expected one of {', '.join(map(str, AliasPolicy))}")
@@ -110,7 +110,7 @@ class Publisher:
         expiry_s = properties.MessageExpiryInterval
         options = None
         if expiry_s is not None or alias_policy is not NEVER:
-            options = Options(alias_policy, None if expiry_s is None else monotonic() + expiry_s, expiry_s or 0)
+            options = Options(alias_policy, None if expiry_s is None else self._driver.monotonic() + expiry_s, expiry_s or 0)
         return properties.encode(), options
 
     def accept(self, handle: PublishHandle) -> None:
@@ -203,7 +203,7 @@ def restored(driver: Driver, row: StoredMessage) -> PublishHandle:
     """Make a handle of a stored row."""
     options = None
     if row.alias_policy or row.expiry_s is not None:
-        expires_at = None if row.expiry_s is None else monotonic() + row.expiry_s
+        expires_at = None if row.expiry_s is None else driver.monotonic() + row.expiry_s
         options = Options(AliasPolicy(row.alias_policy), expires_at, row.expiry_s or 0)
     first = 0x30 | row.qos << 1 | row.retain
     handle = PublishHandle(driver, encode_topic_field(row.topic.encode()), row.payload, row.qos, first, row.properties, options)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import socket
 import threading
 from abc import ABC, abstractmethod
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConnectError, ForkedError, StateError, WaitTimeoutError
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from ..records import Outgoing, Request
     from ..session import Session
+    from .world import World
 
 __all__ = ["Waiting"]
 
@@ -29,7 +29,9 @@ class Waiting(ABC):
 
     session: Session
 
-    def __init__(self) -> None:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.monotonic = world.monotonic
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
         self.watchers = 0
@@ -69,6 +71,17 @@ class Waiting(ABC):
             # The buffer is full of wake-ups already, or the client is closed.
             pass
 
+    # ---- time --------------------------------------------------------------------------------------------------------------------------------
+
+    def deadline(self, timeout: float | None) -> float | None:
+        """Return when a timeout that begins now is over; raise `ArgumentError` if it isn't one."""
+        timeout = check_timeout(timeout)
+        return None if timeout is None else self.monotonic() + timeout
+
+    def left(self, deadline: float | None) -> float | None:
+        """Return the seconds until `deadline`, not below 0."""
+        return None if deadline is None else max(0.0, deadline - self.monotonic())
+
     # ---- waiting -----------------------------------------------------------------------------------------------------------------------------
 
     def resolve(self, requests: list[Any]) -> None:
@@ -90,11 +103,11 @@ class Waiting(ABC):
 
         Without an I/O thread the wait drives the I/O itself.
         """
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = self.deadline(timeout)
         drove = False
         while not condition():
-            left = None if deadline is None else deadline - monotonic()
-            if left is not None and left <= 0:
+            left = self.left(deadline)
+            if left == 0.0:
                 break
             if self.thread is None and not self.closed and self.stepping.acquire(blocking=False):
                 drove = True
