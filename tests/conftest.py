@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
 BROKER_FIXTURES = {"mosquitto", "mosquitto_factory"}
+COLLECTED = pytest.StashKey[list[pytest.Item]]()
 
 
 def _is_set(name: str) -> bool:
@@ -31,7 +32,9 @@ def pytest_report_header() -> str:
     return f"mosquitto: {find_mosquitto() or 'not installed'}"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[COLLECTED] = list(items)
     for item in items:
         if BROKER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("broker")
