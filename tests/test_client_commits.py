@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.client_tools import PATIENCE_S, QUICK, Mailbox, attach, in_thread, li
 from tests.peer import Peer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -33,6 +35,7 @@ class Disk(SQLiteStore):
         self.entered = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
+        self.closed = threading.Event()
 
     def _act(self, told: deque[Exception | None]) -> None:
         self.calls += 1
@@ -56,6 +59,7 @@ class Disk(SQLiteStore):
     def close(self) -> None:
         """Close, and say so if told."""
         super().close()
+        self.closed.set()
         self.broken = None
         self._act(self.closes)
 
@@ -66,6 +70,17 @@ def disk(tmp_path: Path) -> Disk:
 
 
 FULL = StoreError("disk full")
+
+
+def until(client: Client, condition: Callable[[], bool]) -> None:
+    """Wait for something that the client's lock guards; looks again whenever anything has moved, and each hundredth of a second."""
+    driver = client._driver
+    assert driver is not None
+    deadline = monotonic() + PATIENCE_S
+    with driver.lock:
+        while not condition():
+            assert monotonic() < deadline
+            driver.changed.wait(0.01)
 
 
 @pytest.mark.parametrize("error", [FULL, RuntimeError("a bug in somebody's own store")])
@@ -306,6 +321,70 @@ def test_a_goodbye_waits_until_what_it_depends_on_is_on_disk(disk: Disk) -> None
         link.expect("DISCONNECT")
         link.expect_eof()
         ends.result()
+
+
+@pytest.mark.slow
+@pytest.mark.spec("MQTT-3.1.2-20")
+def test_a_disk_that_hangs_while_the_io_thread_has_something_for_it_delays_neither_pings_nor_reading(disk: Disk) -> None:
+    """PUBREC must be on disk before PUBREL leaves: nobody but the I/O thread brings it there."""
+    box = Mailbox()
+    with linked(store=disk, client_id="c", keep_alive=1) as (client, link, _):
+        subscribed(client, link, "t", box, 0)
+        handle = client.publish("t", b"", 2)
+        packet_id = link.expect("PUBLISH").packet_id
+        disk.entered.clear()
+        disk.gate.clear()
+        link.pubrec(packet_id)
+        assert disk.entered.wait(PATIENCE_S)
+        link.expect("PINGREQ", 3.0)
+        link.pingresp()
+        link.publish("t", b"read", 0)
+        link.expect("PINGREQ", 3.0)
+        link.pingresp()
+        # Read, but not told: its turn comes after the one that the disk has.
+        assert box.is_empty()
+        disk.gate.set()
+        link.expect("PUBREL", packet_id=packet_id)
+        assert box.get().payload == b"read"
+        link.pubcomp(packet_id)
+        handle.wait_for_ack(PATIENCE_S)
+
+
+@pytest.mark.parametrize("leader", ["committer", "publisher"])
+def test_a_client_whose_disk_hangs_still_ends(disk: Disk, leader: str) -> None:
+    with linked(SessionSettings(store_timeout_s=0.1, close_timeout_s=0.01), store=disk, client_id="c") as (client, link, _):
+        sent = client.publish("t", b"sent", 2)
+        packet_id = link.expect("PUBLISH").packet_id
+        disk.entered.clear()
+        disk.gate.clear()
+        if leader == "committer":
+            link.pubrec(packet_id)
+            assert disk.entered.wait(PATIENCE_S)
+            calls = [in_thread(client.publish, "t", b"behind", 1)]
+        else:
+            calls = [in_thread(client.publish, "t", b"first", 1)]
+            assert disk.entered.wait(PATIENCE_S)
+            calls.append(in_thread(client.publish, "t", b"behind", 1))
+        session = client._session
+        until(client, lambda: bool(session.baskets.accepted))
+        client.close(0.0)
+        assert client._driver is not None
+        assert client._driver.closed
+        with pytest.raises(ClientClosedError):
+            sent.wait_for_ack(0.0)
+        # Whether it is stored isn't known, so the call must not return as if it were.
+        with pytest.raises(StoreError, match="has not answered"):
+            calls[-1].result()
+        # The one in the disk's hands hears it when the disk lets go of it, and the store is closed then.
+        disk.gate.set()
+        for call in calls[:-1]:
+            with pytest.raises(StoreError, match="has not answered"):
+                call.result()
+        assert disk.closed.wait(PATIENCE_S)
+    with Client(store=SQLiteStore(disk.path)) as heir:
+        # The first one reached the disk after all; nothing that was promised is missing.
+        payloads = [handle.payload for handle in heir.pending()]
+        assert payloads == ([b"sent"] if leader == "committer" else [b"sent", b"first"])
 
 
 @pytest.mark.parametrize("closing", [None, StoreError("not even that")])

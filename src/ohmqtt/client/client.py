@@ -346,7 +346,6 @@ class Client:
         """
         handles = [self._publisher.outgoing(topic, payload, qos, retain, properties, alias_policy) for topic, payload in messages]
         driver = self._usable()
-        number = 0
         error: MQTTError | None = None
         with self._lock:
             driver.check()
@@ -540,7 +539,7 @@ class Client:
             driver.delivery.acknowledge()
             session.disconnect(driver.monotonic(), reason_code, packet_properties)
             driver.opening.give_up()
-        driver.flush()
+        driver.flush(wait=False)
         with self._lock:
             driver.wait_until(lambda: session.link is None, self._settings.close_timeout_s + 1.0)
 
@@ -558,10 +557,10 @@ class Client:
         finally:
             self.shutdown()
         current = threading.current_thread()
-        for thread in (driver.thread, driver.delivery.thread):
+        for thread, grace_s in ((driver.thread, 1.0 + self._settings.store_timeout_s), (driver.delivery.thread, 1.0)):
             if thread is not None and thread is not current:
                 remaining = driver.left(deadline)
-                thread.join(None if remaining is None else 1.0 + remaining)
+                thread.join(None if remaining is None else grace_s + remaining)
 
     def shutdown(self) -> None:
         """Close at once: no DISCONNECT (so the Will fires), every handle resolves with `ClientClosedError`. Safe in a signal handler."""

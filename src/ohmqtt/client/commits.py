@@ -1,7 +1,8 @@
 """The disk's part of the rule "journal, then wire, then user": turns are committed one at a time, in order, and then released.
 
-Owns the store, the right to commit, and the turn that the disk refused. It is never under the client's lock while the disk
-works. Its invariant: no turn is released before its journal is committed, and none overtakes another.
+Owns the store, the right to commit, the turn that the disk refused, and the committer: a thread that does for the I/O thread whatever may
+have to wait for the disk, so that a slow disk delays neither PINGREQ nor reading. It is never under the client's lock while the disk works.
+Its invariant: no turn is released before its journal is committed, and none overtakes another.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import StoreError
+from ..records import Report
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from ..session import Turn
+    from ..session.baskets import Baskets
     from ..store import Store
     from .driver import Driver
 
 __all__ = ["Commits"]
+
+ERROR = 40
 
 
 class Commits:
@@ -37,6 +42,12 @@ class Commits:
         self.failed_turn: Turn | None = None
         # Whoever waits for a turn of this number or a lower one knows its outcome.
         self.settled = 0
+        # The committer is there if the client has threads. The I/O thread hands the right to commit on to it, or asks it for the end.
+        self.asked = threading.Condition(driver.lock)
+        self.handed = False
+        self.ending = False
+        # The store is closed, or is left to whoever still waits for its answer.
+        self.over = False
 
     def settle(self, number: int | None = None, *, wait: bool = True) -> None:
         """Commit and release the turns up to `number`, or what there is now, and load what the queue has room for. The client's lock is not held.
@@ -46,15 +57,54 @@ class Commits:
         one turn and one load, however much comes meanwhile: nobody works for others for ever, and the first of a long backlog doesn't wait
         for the last.
         """
+        self._work(number, wait, False)
+
+    def pass_on(self) -> None:
+        """Release what needs no disk, and let the committer do the rest. The I/O thread's way; the client's lock is not held."""
         driver = self.driver
-        leading = False
+        if driver.thread is None:
+            self.settle(wait=False)
+            return
+        with driver.lock:
+            if self._lead(None, False):
+                turn, wanted = self._next(None, driver.session.baskets.turn_number)
+                if wanted is not None or (turn is not None and turn.journal):
+                    # The right to commit goes with it, so that nobody comes between.
+                    self.handed = True
+                    self.asked.notify()
+                    return
+                if turn is not None:
+                    self._release(turn, driver.monotonic())
+                self._leave()
+
+    def run(self) -> None:
+        """The committer."""
+        driver = self.driver
+        while True:
+            with driver.lock:
+                while not self.handed and not self.ending:
+                    self.asked.wait()
+                leading, self.handed = self.handed, False
+            try:
+                if not leading:
+                    self._finish()
+                    return
+                self._work(None, False, True)
+            except BaseException as error:
+                driver.fail(error)
+                if not leading:
+                    return
+
+    def _work(self, number: int | None, wait: bool, leading: bool) -> None:
+        """Do what `settle` says; `leading` if the right to commit was handed over."""
+        driver = self.driver
         loaded = False
-        target = 0
+        target = -1
         try:
             while True:
                 with driver.lock:
-                    if not leading:
-                        leading = self._lead(number, wait)
+                    if target < 0:
+                        leading = leading or self._lead(number, wait)
                         if not leading:
                             return
                         target = driver.session.baskets.turn_number
@@ -151,6 +201,9 @@ class Commits:
                 error = StoreError(f"the store failed: {caught!r}")
                 error.__cause__ = caught
         with driver.lock:
+            if self.over:
+                # Nobody waited so long: what became of it was told.
+                return False
             now = driver.monotonic()
             if error is not None:
                 driver.resolve(session.commit_failed(turn, error, now))
@@ -164,12 +217,17 @@ class Commits:
                     return False
             elif turn.journal:
                 session.retry_at = None
-            self.unfinished = self.failed_turn = None
-            session.release(turn, now)
-            driver.hand_over(turn)
-            self.settled = max(self.settled, turn.number)
-            driver.wake()
+            self._release(turn, now)
         return True
+
+    def _release(self, turn: Turn, now: float) -> None:
+        """Let a turn go on to the wire and the user: it needs no disk any more. The client's lock is held."""
+        driver = self.driver
+        self.unfinished = self.failed_turn = None
+        driver.session.release(turn, now)
+        driver.hand_over(turn)
+        self.settled = max(self.settled, turn.number)
+        driver.wake()
 
     def _load(self, wanted: tuple[int, int, int]) -> bool:
         """Load the rows that the Session wants; False if there are none."""
@@ -189,17 +247,57 @@ class Commits:
     def close(self) -> None:
         """Commit what can be committed, hand over the rest as it is, and close the store. The client's lock is not held."""
         driver = self.driver
+        if driver.thread is None:
+            self._finish()
+            return
+        with driver.lock:
+            self.ending = True
+            self.asked.notify()
+            deadline = driver.deadline(driver.session.settings.store_timeout_s)
+            while not self.over and (left := driver.left(deadline)):
+                self.ended.wait(left)
+            if not self.over:
+                self._abandon()
+
+    def _finish(self) -> None:
+        """Commit what can be committed, and close the store. The client's lock is not held."""
+        driver = self.driver
         try:
             self.settle()
         finally:
             with self.alone():
                 with driver.lock:
-                    session = driver.session
-                    now = driver.monotonic()
-                    failed = self.unfinished
-                    if failed is not None:
-                        # Its link is gone: what it would have written is settled as lost.
-                        session.release(failed, now)
-                        driver.hand_over(failed)
-                    driver.hand_over(session.baskets.take(None, now))
-                self.store.close()
+                    if not self.over:
+                        self._give_out(driver.monotonic())
+                try:
+                    self.store.close()
+                finally:
+                    with driver.lock:
+                        self.over = True
+
+    def _abandon(self) -> None:
+        """The disk doesn't answer: end without it. The client's lock is held."""
+        driver = self.driver
+        session = driver.session
+        text = f"the store has not answered for {session.settings.store_timeout_s:g} s"
+        session.urgent.append(Report(ERROR, f"{text}: the client ends without it"))
+        turns: list[Turn | Baskets] = [session.baskets]
+        if self.unfinished is not None:
+            # The disk may still read it.
+            self.unfinished.journal = self.unfinished.journal[:]
+            turns.insert(0, self.unfinished)
+        for turn in turns:
+            driver.resolve(session.outbound.withdraw(turn, StoreError(f"{text}: whether it keeps the message isn't known"), None))
+        self._give_out(driver.monotonic())
+        driver.tell_urgent()
+        self.over = True
+
+    def _give_out(self, now: float) -> None:
+        """Hand over what was not committed. The client's lock is held."""
+        driver = self.driver
+        session = driver.session
+        if self.unfinished is not None:
+            # Its link is gone: what it would have written is settled as lost.
+            session.release(self.unfinished, now)
+            driver.hand_over(self.unfinished)
+        driver.hand_over(session.baskets.take(None, now))

@@ -106,10 +106,12 @@ class Driver(Waiting):
         if self.session.urgent:
             self.delivery.put(self.session.take_urgent(), 0)
 
-    def flush(self, number: int | None = None) -> None:
-        """Pass on what a call has put into the baskets. The lock is not held."""
-        if self.commits is not None:
+    def flush(self, number: int | None = None, *, wait: bool = True) -> None:
+        """Pass on what a call has put into the baskets, and wait for the disk or not. The lock is not held."""
+        if self.commits is not None and wait:
             self.commits.settle(number)
+        elif self.commits is not None:
+            self.commits.pass_on()
         with self.lock:
             if self.commits is None:
                 self.pass_turn(self.monotonic())
@@ -229,7 +231,7 @@ class Driver(Waiting):
             session.auth_steps.clear()
             dial = self.opening.begin() if session.dial(now) else 0
         if self.commits is not None:
-            self.commits.settle(wait=False)
+            self.commits.pass_on()
         for auth_step in steps:
             self.opening.authenticate(auth_step)
         if dial:
@@ -389,7 +391,7 @@ class Driver(Waiting):
             if self.commits is None:
                 self.pass_turn(self.monotonic())
         if self.commits is not None:
-            self.commits.settle(wait=False)
+            self.commits.pass_on()
 
     def _let_go(self) -> Transport | None:
         """Take the network connection out of everything, for the caller to close. The lock is held."""
@@ -429,6 +431,8 @@ class Driver(Waiting):
                 self.looping.release()
         self.wake_now()
         with self.stepping:
+            if self.commits is not None:
+                self.world.make_thread(target=self.commits.run, name="ohmqtt-commits", daemon=True).start()
             delivery.start()
             self.thread.start()
 
@@ -474,6 +478,8 @@ class Driver(Waiting):
         with self.lock:
             self.closed = True
             self._release_waiting()
+            if self.commits is not None:
+                self.commits.ended.notify_all()
             self.delivery.interrupt()
             self.discard()
 

@@ -41,6 +41,7 @@ class SessionSettings:
     :param stable_s: How long a connection must last before the backoff starts afresh.
     :param connack_timeout_s: How long the server may take to answer CONNECT.
     :param close_timeout_s: How long our DISCONNECT may take to leave before the socket is closed anyhow.
+    :param store_timeout_s: How long the end of a client waits for a database that doesn't answer.
     :param inbound_messages_max: Above so many undelivered messages the socket is left unread while nothing of ours awaits an answer.
     :param inbound_messages_hard_max: Above so many, QoS 0 messages are dropped, counted and reported.
     :param inbound_bytes_max: As `inbound_messages_max`, in bytes as received.
@@ -63,6 +64,7 @@ class SessionSettings:
     stable_s: float = 10.0
     connack_timeout_s: float = 30.0
     close_timeout_s: float = 2.0
+    store_timeout_s: float = 5.0
     inbound_messages_max: int = 20_000
     inbound_messages_hard_max: int = 100_000
     inbound_bytes_max: int = 33_554_432
