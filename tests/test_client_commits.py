@@ -26,7 +26,7 @@ class Disk(SQLiteStore):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.commits: deque[Exception | None] = deque()
+        self.commits: deque[BaseException | None] = deque()
         self.loads: deque[Exception | None] = deque()
         self.closes: deque[Exception | None] = deque()
         self.broken: Exception | None = None
@@ -36,8 +36,9 @@ class Disk(SQLiteStore):
         self.gate = threading.Event()
         self.gate.set()
         self.closed = threading.Event()
+        self.reading: Callable[..., None] = lambda *_: None
 
-    def _act(self, told: deque[Exception | None]) -> None:
+    def _act(self, told: deque[Any]) -> None:
         self.calls += 1
         error = told.popleft() if told else self.broken
         if error is not None:
@@ -53,6 +54,7 @@ class Disk(SQLiteStore):
 
     def load_queued(self, after_sequence: int, messages_max: int, bytes_max: int) -> Any:
         """Load, or fail."""
+        self.reading()
         self._act(self.loads)
         return super().load_queued(after_sequence, messages_max, bytes_max)
 
@@ -385,6 +387,46 @@ def test_a_client_whose_disk_hangs_still_ends(disk: Disk, leader: str) -> None:
         # The first one reached the disk after all; nothing that was promised is missing.
         payloads = [handle.payload for handle in heir.pending()]
         assert payloads == ([b"sent"] if leader == "committer" else [b"sent", b"first"])
+
+
+def test_a_client_whose_disk_hangs_while_rows_are_read_still_ends(disk: Disk) -> None:
+    reading = threading.Event()
+    gate = threading.Event()
+
+    def read(*_: Any) -> None:
+        reading.set()
+        assert gate.wait(PATIENCE_S)
+
+    settings = SessionSettings(store_timeout_s=0.1, close_timeout_s=0.01)
+    with Client(store=disk, settings=settings) as client:
+        handle = client.publish("t", b"kept", 1)
+        disk.reading = read
+        reads = in_thread(list, client.pending())
+        assert reading.wait(PATIENCE_S)
+        client.close(0.0)
+        with pytest.raises(ClientClosedError):
+            handle.wait_for_ack(0.0)
+        gate.set()
+        assert reads.result() == [handle]
+        assert disk.closed.wait(PATIENCE_S)
+
+
+def test_an_internal_error_of_the_committer_is_reported_and_loses_nothing(disk: Disk) -> None:
+    class BugError(BaseException):
+        """Nothing that a store may raise."""
+
+    with log_box() as log, linked(store=disk, client_id="c") as (client, link, peer):
+        handle = client.publish("t", b"", 2)
+        packet_id = link.expect("PUBLISH").packet_id
+        disk.commits.append(BugError("in the middle"))
+        link.pubrec(packet_id)
+        assert "in the middle" in log.get().getMessage()
+        link.expect("DISCONNECT")
+        link.close()
+        link = relink(peer)
+        link.expect("PUBREL", packet_id=packet_id)
+        link.pubcomp(packet_id)
+        handle.wait_for_ack(PATIENCE_S)
 
 
 @pytest.mark.parametrize("closing", [None, StoreError("not even that")])
