@@ -126,7 +126,7 @@ class FakeStore:
     def load(self) -> StoredState:
         rows = [copy.copy(self.rows[sequence]) for sequence in sorted(self.rows)]
         queued = [row for row in rows if not row.packet_id]
-        size = sum(len(encode_topic_field(row.topic.encode())) + len(row.properties) + len(row.payload) for row in queued)
+        size = sum(len(row.topic.encode()) + len(row.properties) + len(row.payload) for row in queued)
         return StoredState("id", self.session, self.next_sequence, [row for row in rows if row.packet_id], [], len(queued), size)
 
     def load_queued(self, after: int, messages_max: int, bytes_max: int) -> list[StoredMessage]:

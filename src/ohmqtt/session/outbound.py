@@ -49,6 +49,8 @@ RELEASED, WRITTEN, SETTLED = State.RELEASED, State.WRITTEN, State.SETTLED
 OUTBOX_BYTES_MAX = 262_144
 """QoS 0 publications stay in the queue, where a policy can reach them, once this much is on its way to the socket."""
 
+TOPIC_LENGTH_BYTES = 2
+
 FRUITLESS_LINKS_MAX = 3
 """After so many links in a row without an acknowledgement, publications are re-sent one at a time, and one that ends so many is poison."""
 
@@ -485,7 +487,8 @@ class Outbound(Backlog):
             self.release_order = order + 1
         self.stored_rows = state.queued_messages
         self.messages += state.queued_messages
-        self.bytes += state.queued_bytes
+        # A store counts topics without their lengths; here each stands with its own.
+        self.bytes += state.queued_bytes + TOPIC_LENGTH_BYTES * state.queued_messages
 
     def withdraw(self, turn: Turn | Baskets, error: MQTTError, link: Link | None) -> list[Outgoing]:
         """The disk refused `turn`: take its new publications back, identifier and quota included; what came from the peer is kept."""
