@@ -70,7 +70,6 @@ def test_a_wrong_password_is_refused_by_the_server(pencil: Verifier) -> None:
         log_in(ScramSHA256("user", "crayon"), ScramServer({"user": pencil}))
 
 
-@pytest.mark.spec("MQTT-4.12.1-1")
 def test_one_authenticator_serves_many_exchanges_each_with_a_new_nonce(pencil: Verifier) -> None:
     client = ScramSHA256("user", "pencil")
     nonces = set()

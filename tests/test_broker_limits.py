@@ -323,7 +323,7 @@ def test_bad_credentials_stop_the_client_with_the_reason(mosquitto_factory: Fact
         handle.wait_for_ack(PATIENCE_S)
 
 
-@pytest.mark.spec("MQTT-4.3.3-9", "MQTT-4.4.0-2")
+@pytest.mark.spec("MQTT-4.4.0-2", "MQTT-4.9.0-2")
 @pytest.mark.parametrize("qos", [1, 2])
 def test_a_publication_that_the_broker_rejects_raises_with_its_acknowledgement(
     mosquitto_factory: Factory, tmp_path: Path, qos: int

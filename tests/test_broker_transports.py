@@ -96,7 +96,7 @@ def test_every_quality_of_service_both_ways(way: Way, granted: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("qos", [0, 1, 2])
-@pytest.mark.spec("MQTT-4.6.0-5")
+@pytest.mark.spec("MQTT-4.6.0-5", "MQTT-4.2.0-1")
 def test_thousands_arrive_once_and_in_order(way: Way, qos: int) -> None:
     topic = unused()
     payloads = [b"%d" % i for i in range(2_000)]

@@ -42,6 +42,8 @@ from tests.peer import Peer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ohmqtt.records import Message
+
 # -- connecting -----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -78,6 +80,7 @@ def test_user_name_and_password_given_apart_take_precedence_over_the_address() -
         peer.accept().expect("CONNECT", user_name="other", password="pässword".encode())
 
 
+@pytest.mark.spec("MQTT-3.1.3-7", "MQTT-3.2.2.3.7")
 def test_an_assigned_client_identifier_is_shown_and_used_again() -> None:
     with Peer() as peer, Client(settings=QUICK) as client:
         client.connect(peer.address)
@@ -104,6 +107,7 @@ def test_connect_twice_is_refused_and_disturbs_nothing() -> None:
         peer.expect_no_connection()
 
 
+@pytest.mark.spec("MQTT-3.1.0-1", "MQTT-4.3.3-4")
 def test_what_is_published_before_connect_follows_the_connack() -> None:
     with Peer() as peer, Client() as client:
         handles = [client.publish("t", str(qos), qos) for qos in (0, 1, 2)]
@@ -178,6 +182,7 @@ def test_qos_0_is_done_when_it_was_handed_to_the_socket() -> None:
         link.expect("PUBLISH", topic="t", payload="päyload".encode(), qos=0, retain=True, dup=False, ContentType="x")
 
 
+@pytest.mark.spec("MQTT-4.3.2-3")
 def test_qos_1_returns_the_puback_with_its_properties() -> None:
     with linked() as (client, link, _):
         handle = client.publish("t", bytearray(b"x"), 1)
@@ -191,6 +196,7 @@ def test_qos_1_returns_the_puback_with_its_properties() -> None:
         assert handle.ack is ack
 
 
+@pytest.mark.spec("MQTT-4.3.3-5")
 def test_qos_2_returns_the_pubcomp() -> None:
     with linked() as (client, link, _):
         handle = client.publish("t", memoryview(b"x"), 2)
@@ -289,6 +295,33 @@ def test_topics_are_cached_within_bounds() -> None:
         assert "x" * 300 not in client._publisher._topics
 
 
+@pytest.mark.spec("MQTT-1.5.4-3", "MQTT-1.5.4")
+@pytest.mark.parametrize("topic", ["\ufefftopic", "control\x01\x7f\x85", "\ufffe/\U0010ffff"])
+def test_a_byte_order_mark_and_control_characters_are_characters_of_a_topic_both_ways(topic: str) -> None:
+    box = Mailbox()
+    with linked() as (client, link, _):
+        subscribed(client, link, "#", box)
+        client.publish(topic)
+        assert topic.encode() in link.expect("PUBLISH", topic=topic).raw
+        link.publish(topic)
+        assert box.get().topic == topic
+
+
+@pytest.mark.spec("MQTT-3.3.1-3")
+@pytest.mark.parametrize("qos", [1, 2])
+def test_what_came_with_dup_is_sent_on_without_it(qos: int) -> None:
+    def echo(client: Client, message: Message) -> None:
+        assert message.dup
+        client.publish("echo", message.payload, message.qos, message.retain, message.properties)
+
+    with linked() as (client, link, _):
+        subscribed(client, link, "t", echo)
+        link.publish("t", b"x", qos, 1, dup=True, ContentType="c")
+        packets = {packet.kind: packet for packet in (link.receive(), link.receive())}
+        assert not packets["PUBLISH"].dup
+        assert packets["PUBLISH"].properties == {"ContentType": "c"}
+
+
 def test_publish_many_is_accepted_together() -> None:
     with linked() as (client, link, _):
         handles = client.publish_many([("a", b"1"), ("b", None)], 1, True)
@@ -310,6 +343,7 @@ def test_publish_many_stops_at_what_the_server_cannot_take() -> None:
         link.expect_nothing()
 
 
+@pytest.mark.spec("MQTT-3.2.2-11", "MQTT-3.2.2-14", "MQTT-3.2.2-15", "MQTT-3.2.2.3.11")
 def test_the_servers_limits_are_raised_at_the_call() -> None:
     with linked(connack={"MaximumQoS": 1, "RetainAvailable": 0, "MaximumPacketSize": 50, "WildcardSubscriptionAvailable": 0}) as (
         client,
@@ -327,6 +361,7 @@ def test_the_servers_limits_are_raised_at_the_call() -> None:
         link.expect_nothing()
 
 
+@pytest.mark.spec("MQTT-3.2.2-17")
 def test_topic_aliases_are_bound_and_used() -> None:
     with linked(connack={"TopicAliasMaximum": 1}) as (client, link, _):
         client.publish("some/topic", b"1", alias_policy=AliasPolicy.ALWAYS)
@@ -511,6 +546,7 @@ def test_a_refused_unsubscribe_raises() -> None:
         assert handle.ack.reason_codes == (0x87,)
 
 
+@pytest.mark.spec("MQTT-3.8.4")
 def test_subscriptions_declared_before_connect_are_sent_and_catch_the_first_message() -> None:
     box = Mailbox()
     with Peer() as peer, Client() as client:
@@ -582,6 +618,8 @@ BAD_CALLS: list[tuple[Callable[[Client], object], str]] = [
     (publish("a\0b"), r"topic.*U\+0000"),
     (publish("\ud800"), r"topic.*surrogate"),
     (publish(LONG), r"topic.*65,?536.*65,?535"),
+    (publish("€" * 21_846), r"topic.*65,?538.*65,?535"),
+    (publish("a/+/b"), r"topic.*'a/\+/b'"),
     (publish(b"bytes"), r"topic.*b'bytes'|topic.*bytes"),
     (publish(["list"]), r"topic.*list"),
     (publish("t", 5), r"payload.*int"),
@@ -603,6 +641,8 @@ BAD_CALLS: list[tuple[Callable[[Client], object], str]] = [
     (subscribe("$share/g"), r"filter.*share"),
     (subscribe("$share//t"), r"filter.*share"),
     (subscribe("a\0"), r"filter.*U\+0000"),
+    (subscribe("\ud800"), r"filter.*surrogate"),
+    (subscribe("$share/+/t"), r"filter.*share"),
     (subscribe(LONG), r"filter.*65,?535"),
     (subscribe([]), r"topic_filter is an empty"),
     (subscribe(None), r"topic_filter is None"),
@@ -614,6 +654,11 @@ BAD_CALLS: list[tuple[Callable[[Client], object], str]] = [
     (subscribe("$share/g/a", no_local=True), r"no_local"),
     (subscribe("a", properties=MQTTUnsubscribeProps.EMPTY), r"properties is .*MQTTSubscribeProps"),
     (unsubscribe(""), r"filter"),
+    (unsubscribe("a#"), r"filter.*'a#'"),
+    (unsubscribe("a\0"), r"filter.*U\+0000"),
+    (unsubscribe("\ud800"), r"filter.*surrogate"),
+    (unsubscribe("$share//t"), r"filter.*share"),
+    (unsubscribe(LONG), r"filter.*65,?535"),
     (unsubscribe([]), r"topic_filter is an empty"),
     (unsubscribe(None), r"topic_filter is None"),
     (unsubscribe([5]), r"filter.*5|filter.*int"),
@@ -629,6 +674,30 @@ BAD_CALLS: list[tuple[Callable[[Client], object], str]] = [
 ]
 
 
+@pytest.mark.spec(
+    "MQTT-1.5.4-1",
+    "MQTT-1.5.4-2",
+    "MQTT-3.3.1-4",
+    "MQTT-3.3.2-2",
+    "MQTT-3.3.2-8",
+    "MQTT-3.3.4-6",
+    "MQTT-3.8.3-1",
+    "MQTT-3.8.3-2",
+    "MQTT-3.8.3-4",
+    "MQTT-3.10.3-1",
+    "MQTT-3.10.3-2",
+    "MQTT-3.14.2-1",
+    "MQTT-4.7.0-1",
+    "MQTT-4.7.1-1",
+    "MQTT-4.7.1-2",
+    "MQTT-4.7.3-1",
+    "MQTT-4.7.3-2",
+    "MQTT-4.7.3-3",
+    "MQTT-4.8.2-1",
+    "MQTT-4.8.2-2",
+    "MQTT-3.3.2.3.2",
+    "MQTT-3.8.3.1",
+)
 @pytest.mark.parametrize(("call", "words"), BAD_CALLS, ids=[words for _, words in BAD_CALLS])
 def test_a_bad_argument_fails_at_the_call_and_nothing_is_sent(call: Callable[[Client], object], words: str) -> None:
     with linked() as (client, link, _):
@@ -647,12 +716,15 @@ BAD_CONNECTS: list[tuple[dict[str, Any], str]] = [
     ({"address": "x:70000"}, r"port.*70000|address.*70000"),
     ({"client_id": 5}, r"client_id.*5"),
     ({"client_id": "a\0"}, r"client_id.*U\+0000"),
+    ({"client_id": "\ud800"}, r"client_id.*surrogate"),
     ({"client_id": LONG}, r"client_id.*65,?535"),
     ({"keep_alive": -1}, r"keep_alive.*-1"),
     ({"keep_alive": 65_536}, r"keep_alive.*65,?536"),
     ({"keep_alive": 1.5}, r"keep_alive.*1\.5"),
     ({"user_name": 5}, r"user_name.*5"),
     ({"user_name": "\ud800"}, r"user_name.*surrogate"),
+    ({"user_name": "a\0"}, r"user_name.*U\+0000"),
+    ({"user_name": LONG}, r"user_name.*65,?535"),
     ({"password": 5}, r"password is of type int"),
     ({"password": "\ud800"}, r"password.*surrogate"),
     ({"password": b"x" * 65_536}, r"password.*65,?535"),
@@ -678,6 +750,7 @@ BAD_CONNECTS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.spec("MQTT-1.5.4-1", "MQTT-1.5.4-2", "MQTT-3.1.3-4", "MQTT-3.1.3-12")
 @pytest.mark.parametrize(("options", "words"), BAD_CONNECTS, ids=[words for _, words in BAD_CONNECTS])
 def test_a_bad_argument_of_connect_fails_at_the_call(options: dict[str, Any], words: str) -> None:
     with Client() as client:
@@ -719,6 +792,7 @@ def test_a_payload_larger_than_a_packet_can_be_is_refused() -> None:
         client.publish("t", bytes(268_435_460))
 
 
+@pytest.mark.spec("MQTT-3.4.2-1")
 def test_an_ack_with_a_bad_argument_is_refused_and_a_good_one_follows() -> None:
     box = Mailbox()
     with linked(manual_ack=True) as (client, link, _):

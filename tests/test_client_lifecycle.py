@@ -92,6 +92,7 @@ def test_a_server_that_closes_without_connack_is_a_failed_attempt() -> None:
             client.wait_for_connect(PATIENCE_S)
 
 
+@pytest.mark.spec("MQTT-3.2")
 @pytest.mark.parametrize("reads", [False, True])
 def test_a_server_that_never_answers_connect_is_given_up(reads: bool) -> None:
     with Peer() as peer, Client(settings=SessionSettings(connack_timeout_s=0.05, reconnect=False)) as client:
@@ -213,6 +214,7 @@ def test_disconnect_ends_a_wait_for_the_connection() -> None:
 # -- links that end -----------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.spec("MQTT-3.1.4-3", "MQTT-3.14.4", "MQTT-4.13.2-1")
 def test_a_client_that_was_taken_over_does_not_fight() -> None:
     with linked() as (client, link, peer):
         disconnected = Mailbox()

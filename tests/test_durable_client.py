@@ -629,7 +629,9 @@ def test_a_full_disk_refuses_new_messages_and_the_client_goes_on_when_there_is_r
 # -- what a restart finds -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.spec("MQTT-4.4.0-1", "MQTT-3.3.1-1", "MQTT-4.6.0-1", "MQTT-4.6.0-4")
+@pytest.mark.spec(
+    "MQTT-4.4.0-1", "MQTT-3.3.1-1", "MQTT-4.6.0-1", "MQTT-4.6.0-4", "MQTT-4.3.2-3", "MQTT-4.3.3-3", "MQTT-4.3.3-5", "MQTT-4.3.3-6"
+)
 def test_a_restart_resumes_what_was_open_in_its_order_and_then_sends_what_waited(path: Path, peer: Peer) -> None:
     with linked(peer, db_path=path, ReceiveMaximum=4) as (client, link):
         for number, qos in enumerate((2, 1, 2, 2, 1, 1)):

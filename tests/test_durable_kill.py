@@ -170,7 +170,7 @@ def arrivals_in_a_life(output: Iterable[str]) -> list[tuple[str, int]]:
     return [(topic, int(number)) for topic, number in words if topic != "subscribed"]
 
 
-@pytest.mark.spec("MQTT-4.3.3-8", "MQTT-4.3.3-10", "MQTT-4.5.0-1")
+@pytest.mark.spec("MQTT-4.3.3-8", "MQTT-4.3.3-10", "MQTT-4.5.0-1", "MQTT-4.3.2-4")
 @pytest.mark.parametrize("qos", [1, 2])
 def test_a_subscriber_that_is_killed_again_and_again_gets_everything(
     mosquitto_factory: Callable[..., Mosquitto], tmp_path: Path, qos: int

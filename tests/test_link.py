@@ -68,6 +68,7 @@ def test_a_link_begins_with_what_connect_says() -> None:
     assert (link.last_sent, link.last_received, link.connack) == (5.0, 5.0, None)
 
 
+@pytest.mark.spec("MQTT-4.9.0-1", "MQTT-3.1.2.11.2")
 def test_a_link_takes_the_defaults_of_the_standard() -> None:
     link = connected_link(9.0)
     assert (link.receive_size_max, link.receive_maximum, link.aliases_in.maximum) == (268_435_460, 65_535, 0)
@@ -84,7 +85,7 @@ def test_a_link_takes_the_defaults_of_the_standard() -> None:
     assert link.connected_at == 9.0
 
 
-@pytest.mark.spec("MQTT-3.1.2-21", "MQTT-3.2.2-21", "MQTT-4.9.0-1", "MQTT-3.2.2-17")
+@pytest.mark.spec("MQTT-3.1.2-21", "MQTT-3.2.2-21", "MQTT-4.9.0-1", "MQTT-3.2.2-17", "MQTT-3.2.2.3.2")
 def test_connack_rules() -> None:
     link = connected_link(
         keep_alive=60,
@@ -186,6 +187,7 @@ def test_a_whole_packet_is_passed_on_as_it_is() -> None:
     assert link.gather(data) is data
 
 
+@pytest.mark.spec("MQTT-3.1.2-24", "MQTT-3.3.4")
 @pytest.mark.parametrize("cut", [1, 2, 5, 100])
 def test_a_packet_larger_than_our_limit_is_refused_as_soon_as_its_length_is_known(cut: int) -> None:
     link = connected_link(connect=MQTTConnectProps(MaximumPacketSize=100))
@@ -195,6 +197,7 @@ def test_a_packet_larger_than_our_limit_is_refused_as_soon_as_its_length_is_know
     assert caught.value.reason_code == 0x95
 
 
+@pytest.mark.spec("MQTT-1.5.5")
 @pytest.mark.parametrize("length", [b"\xff\xff\xff\xff", b"\x80\x80\x80\x80\x01"])
 @pytest.mark.parametrize("cut", [1, 9])
 def test_a_length_of_more_than_four_bytes_is_malformed(length: bytes, cut: int) -> None:
@@ -247,7 +250,7 @@ def test_a_large_packet_is_put_together_once() -> None:
 # -- the wire form of PUBLISH -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.spec("MQTT-2.1.3-1", "MQTT-2.2.2-1", "MQTT-3.3.2-1")
+@pytest.mark.spec("MQTT-2.1.3-1", "MQTT-2.2.2-1", "MQTT-3.3.2-1", "MQTT-2.2.1-2")
 @pytest.mark.parametrize("qos", [0, 1, 2])
 @pytest.mark.parametrize("retain", [False, True])
 def test_the_bytes_of_a_publish(qos: int, retain: bool) -> None:

@@ -178,6 +178,7 @@ def test_a_property_is_written_and_read_where_it_belongs(name: str, packet: str)
         assert decoded.encode() == expected
 
 
+@pytest.mark.spec("MQTT-2.2.2.2")
 @pytest.mark.parametrize(("name", "packet"), pairs_of(False))
 def test_a_property_is_malformed_where_it_does_not_belong(name: str, packet: str) -> None:
     data = block((name, bytes.fromhex(LEGAL[TABLE[name][0]][0][1])))
@@ -188,7 +189,17 @@ def test_a_property_is_malformed_where_it_does_not_belong(name: str, packet: str
         build(packet, **{name: LEGAL[TABLE[name][0]][0][0]})
 
 
-@pytest.mark.spec("MQTT-1.5.4-1", "MQTT-1.5.4-2", "MQTT-1.5.7-1", "MQTT-3.3.2-8", "MQTT-3.3.2-13", "MQTT-3.3.2-14", "MQTT-3.3.2-19")
+@pytest.mark.spec(
+    "MQTT-1.5.4-1",
+    "MQTT-1.5.4-2",
+    "MQTT-1.5.7-1",
+    "MQTT-3.3.2-8",
+    "MQTT-3.3.2-13",
+    "MQTT-3.3.2-14",
+    "MQTT-3.3.2-19",
+    "MQTT-3.1.2.11.3",
+    "MQTT-3.8.2.1.2",
+)
 @pytest.mark.parametrize(("name", "packet"), pairs_of(True))
 def test_values_that_the_standard_forbids_are_refused_at_the_call(name: str, packet: str) -> None:
     for value in REFUSED[TABLE[name][0]]:
@@ -197,7 +208,18 @@ def test_values_that_the_standard_forbids_are_refused_at_the_call(name: str, pac
         assert len(str(caught.value)) < 300
 
 
-@pytest.mark.spec("MQTT-1.5.4-1", "MQTT-1.5.4-2", "MQTT-1.5.7-1", "MQTT-3.3.2-8", "MQTT-3.3.2-13", "MQTT-3.3.2-14", "MQTT-3.3.2-19")
+@pytest.mark.spec(
+    "MQTT-1.5.4-1",
+    "MQTT-1.5.4-2",
+    "MQTT-1.5.7-1",
+    "MQTT-3.3.2-8",
+    "MQTT-3.3.2-13",
+    "MQTT-3.3.2-14",
+    "MQTT-3.3.2-19",
+    "MQTT-3.1.2.11.3",
+    "MQTT-3.2.2.3",
+    "MQTT-3.8.2.1.2",
+)
 @pytest.mark.parametrize(("name", "packet"), pairs_of(True))
 def test_values_that_the_standard_forbids_are_a_protocol_error(name: str, packet: str) -> None:
     for encoded, reason_code in FORBIDDEN[TABLE[name][0]]:
@@ -207,6 +229,7 @@ def test_values_that_the_standard_forbids_are_a_protocol_error(name: str, packet
         assert caught.value.reason_code == (0x94 if name == "TopicAlias" else reason_code)
 
 
+@pytest.mark.spec("MQTT-2.2.2.2")
 @pytest.mark.parametrize(("name", "packet"), pairs_of(True))
 def test_a_property_that_is_cut_short_is_malformed(name: str, packet: str) -> None:
     for value, encoded in LEGAL[TABLE[name][0]]:
@@ -220,6 +243,7 @@ def test_a_property_that_is_cut_short_is_malformed(name: str, packet: str) -> No
                 assert caught.value.reason_code == 0x81, (value, length, rest)
 
 
+@pytest.mark.spec("MQTT-2.2.2", "MQTT-3.8.2.1.2")
 @pytest.mark.parametrize(("name", "packet"), pairs_of(True))
 def test_only_some_properties_may_be_repeated(name: str, packet: str) -> None:
     values = LEGAL[TABLE[name][0]]
@@ -250,6 +274,7 @@ def test_no_properties_are_a_length_of_zero_and_one_shared_instance(packet: str)
     assert build(packet, UserProperty=[("a", "b")])
 
 
+@pytest.mark.spec("MQTT-2.2.2.2")
 @pytest.mark.parametrize("packet", CLASSES)
 @pytest.mark.parametrize("identifier", [0x00, 0x04, 0x2B, 0x7F, 0x80, 0xFF])
 def test_unknown_properties_are_malformed(packet: str, identifier: int) -> None:
@@ -334,6 +359,7 @@ def test_the_order_on_the_wire_does_not_matter() -> None:
     assert hash(one) == hash(other)
 
 
+@pytest.mark.spec("MQTT-3.1.2.11.10")
 @pytest.mark.parametrize("packet", ["CONNECT", "CONNACK", "AUTH"])
 def test_authentication_data_needs_a_method(packet: str) -> None:
     with pytest.raises(ArgumentError, match=r"^AuthenticationData: it needs an AuthenticationMethod"):

@@ -63,7 +63,7 @@ ENCODED: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.spec("MQTT-1.5.5-1", "MQTT-1.5.4-3")
+@pytest.mark.spec("MQTT-1.5.5-1", "MQTT-1.5.4-3", "MQTT-1.5.4")
 @pytest.mark.parametrize(("kind", "value", "encoded"), ENCODED)
 def test_bytes_are_those_of_the_standard_and_come_back(kind: str, value: Any, encoded: str) -> None:
     encode, decode = CODECS[kind]
@@ -103,6 +103,7 @@ def test_a_padded_length_is_malformed(encoded: str) -> None:
         decode_varint(data, 0, len(data))
 
 
+@pytest.mark.spec("MQTT-1.5.5")
 @pytest.mark.parametrize("encoded", ["ffffffff7f", "80808080", "ffffffff01"])
 def test_a_length_of_five_bytes_is_malformed(encoded: str) -> None:
     data = bytes.fromhex(encoded)

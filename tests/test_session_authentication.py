@@ -47,6 +47,7 @@ class Authenticating(Pair):
         return self
 
 
+@pytest.mark.spec("MQTT-4.12.0-3", "MQTT-4.12.0-5", "MQTT-3.15.2-1", "MQTT-3.15.2-2", "MQTT-3.15.2-3")
 def test_an_exchange_runs_to_the_connection() -> None:
     pair = Authenticating().begin()
     assert pair.sent()[0].properties["AuthenticationMethod"] == "M"
@@ -143,7 +144,7 @@ def test_a_session_that_is_not_ours_is_refused_after_the_authentication_too() ->
 # ---- what a server must not do ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.spec("MQTT-4.12.0-5", "MQTT-4.12.0-6")
+@pytest.mark.spec("MQTT-4.12.0-5", "MQTT-4.12.0-6", "MQTT-3.1.2.11.10")
 @pytest.mark.parametrize("ours", [None, "M"])
 @pytest.mark.parametrize("theirs", [None, "M", "other"])
 @pytest.mark.parametrize("packet", ["AUTH", "CONNACK"])
@@ -188,7 +189,7 @@ def test_before_connack_the_server_says_continue_and_nothing_else(code: int) -> 
     assert goodbye.reason_code in (0x81, 0x82)
 
 
-@pytest.mark.spec("MQTT-3.15.1-1")
+@pytest.mark.spec("MQTT-3.15.1-1", "MQTT-4.13.1")
 def test_an_auth_with_a_reserved_bit_is_malformed() -> None:
     pair = Authenticating().begin()
     (goodbye,) = pair.feed(b"\xf1\x00")
@@ -231,7 +232,7 @@ def test_without_problem_information_auth_carries_none() -> None:
 # ---- re-authentication ----------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.spec("MQTT-4.12.1-1", "MQTT-4.12.0-3")
+@pytest.mark.spec("MQTT-4.12.1-1", "MQTT-4.12.0-3", "MQTT-4.12.0-5", "MQTT-3.15.2-1", "MQTT-3.15.2-2", "MQTT-3.15.2-3", "MQTT-4.12.1")
 def test_other_packets_flow_while_authenticating_again() -> None:
     pair = Authenticating().complete()
     pair.session.reauthenticate(b"again", pair.now)
@@ -305,10 +306,32 @@ def test_reading_goes_on_while_an_authentication_is_under_way() -> None:
     assert pair.session.reading()
 
 
-@pytest.mark.spec("MQTT-3.2.2-15", "MQTT-3.15.2-2", "MQTT-3.15.2-3")
-def test_an_auth_that_the_server_cannot_take_closes() -> None:
-    pair = Authenticating().complete(MaximumPacketSize=40)
-    pair.session.reauthenticate(bytes(100), pair.now)
-    pair.pump()
-    assert pair.kinds() == ["DISCONNECT", "EOF"]
-    assert isinstance(pair.ending().error, PacketTooLargeError)
+@pytest.mark.spec("MQTT-3.2.2-15")
+@pytest.mark.parametrize("first", [True, False], ids=["the first", "an answer"])
+def test_an_auth_that_the_server_cannot_take_closes(first: bool) -> None:
+    for size, kinds in ((29, ["AUTH"]), (30, ["DISCONNECT", "EOF"])):
+        pair = Authenticating().complete(MaximumPacketSize=40)
+        if first:
+            pair.session.reauthenticate(bytes(size), pair.now)
+            pair.pump()
+        else:
+            pair.session.reauthenticate(None, pair.now)
+            pair.feed(auth(0x18))
+            pair.log.clear()
+            pair.answer_step(pair.step(), bytes(size))
+        assert pair.kinds() == kinds
+        if kinds == ["AUTH"]:
+            assert len(pair.sent()[0].raw) == 40
+        else:
+            assert isinstance(pair.ending().error, PacketTooLargeError)
+
+
+@pytest.mark.spec("MQTT-3.15.2-1", "MQTT-4.13.1")
+@pytest.mark.parametrize("code", [0x19, 0x01, 0x80])
+def test_while_authenticating_again_the_server_says_continue_or_success_and_nothing_else(code: int) -> None:
+    pair = Authenticating().complete()
+    pair.session.reauthenticate(None, pair.now)
+    (goodbye,) = pair.feed(b"\xf0\x06" + bytes((code,)) + b"\x04\x15\0\x01M")
+    assert goodbye.reason_code == 0x82
+    assert pair.kinds()[-1] == "EOF"
+    assert pair.session.auth_steps == []

@@ -68,7 +68,7 @@ def test_qos_0_is_settled_when_its_bytes_were_handed_over() -> None:
     world.check()
 
 
-@pytest.mark.spec("MQTT-4.3.2-1", "MQTT-4.3.2-2", "MQTT-4.3.2-3", "MQTT-2.2.1-5")
+@pytest.mark.spec("MQTT-4.3.2-1", "MQTT-4.3.2-2", "MQTT-4.3.2-3")
 def test_qos_1_is_settled_by_its_puback() -> None:
     world = World()
     world.connect()
@@ -84,7 +84,9 @@ def test_qos_1_is_settled_by_its_puback() -> None:
     world.check()
 
 
-@pytest.mark.spec("MQTT-4.3.3-1", "MQTT-4.3.3-2", "MQTT-4.3.3-3", "MQTT-4.3.3-4", "MQTT-4.3.3-5", "MQTT-3.6.1-1")
+@pytest.mark.spec(
+    "MQTT-4.3.3-1", "MQTT-4.3.3-2", "MQTT-4.3.3-3", "MQTT-4.3.3-4", "MQTT-4.3.3-5", "MQTT-3.6.1-1", "MQTT-4.9.0-2", "MQTT-4.9"
+)
 def test_qos_2_is_released_by_its_pubrec_and_settled_by_its_pubcomp() -> None:
     world = World(FakeStore())
     world.connect(ReceiveMaximum=2)
@@ -113,7 +115,7 @@ def test_an_acknowledgement_with_properties_is_the_outcome() -> None:
     assert message.ack is ack
 
 
-@pytest.mark.spec("MQTT-4.4.0-2", "MQTT-4.9.0-2")
+@pytest.mark.spec("MQTT-4.4.0-2", "MQTT-4.9.0-2", "MQTT-4.3.3-4", "MQTT-4.3.3", "MQTT-4.9")
 @pytest.mark.parametrize(("qos", "kind"), [(1, MQTTPubAckPacket), (2, MQTTPubRecPacket)])
 def test_a_rejection_is_an_error_ends_the_exchange_and_gives_the_quota_back(qos: int, kind: Any) -> None:
     world = World(FakeStore())
@@ -130,6 +132,10 @@ def test_a_rejection_is_an_error_ends_the_exchange_and_gives_the_quota_back(qos:
     assert world.connected.send_quota == 1
     assert not world.outbound.in_flight
     world.check()
+    world.lose_link()
+    assert world.connect(session_present=True, ReceiveMaximum=1) == []  # nothing of it comes again
+    world.outbound.last_packet_id = 0
+    assert world.publish(qos=qos).packet_id == message.packet_id
 
 
 def test_a_refused_release_is_an_error() -> None:
@@ -161,6 +167,7 @@ def test_a_refused_release_that_was_sent_before_is_success() -> None:
     world.check()
 
 
+@pytest.mark.spec("MQTT-3.4")
 def test_late_acknowledgements_are_absorbed() -> None:
     world = World()
     link = world.accept()
@@ -172,6 +179,7 @@ def test_late_acknowledgements_are_absorbed() -> None:
     world.check()
 
 
+@pytest.mark.spec("MQTT-3.4", "MQTT-3.6.2-1")
 def test_a_pubrec_that_nothing_is_known_of_is_told_so() -> None:
     world = World()
     link = world.accept()
@@ -214,19 +222,24 @@ def test_an_acknowledgement_of_the_wrong_kind_is_a_protocol_error() -> None:
 
 @pytest.mark.spec("MQTT-3.3.4-7", "MQTT-4.9.0-1", "MQTT-4.9.0-2")
 @pytest.mark.parametrize("maximum", [1, 2, 20])
-def test_no_more_than_receive_maximum_is_open(maximum: int) -> None:
+@pytest.mark.parametrize("qos", [1, 2])
+def test_no_more_than_receive_maximum_is_open(maximum: int, qos: int) -> None:
     world = World()
     world.connect(ReceiveMaximum=maximum)
-    messages = world.publish_all(*(b"%d" % i for i in range(30)))
+    messages = world.publish_all(*(b"%d" % i for i in range(30)), qos=qos)
     assert len(world.turn()) == maximum
     for i, message in enumerate(messages):
-        world.puback(message)
+        if qos == 1:
+            world.puback(message)
+        else:
+            world.pubrec(message)
+            assert world.turn() == [MQTTPubRelPacket(message.packet_id)]
+            world.pubcomp(message)
         assert len(world.turn()) == (1 if i + maximum < 30 else 0)
         world.check()
     assert world.connected.send_quota == maximum
 
 
-@pytest.mark.spec("MQTT-4.9.0-3")
 def test_qos_0_waits_its_turn_behind_what_has_no_quota() -> None:
     world = World()
     world.connect(ReceiveMaximum=1)
@@ -236,7 +249,7 @@ def test_qos_0_waits_its_turn_behind_what_has_no_quota() -> None:
     assert payloads(world.turn()) == [b"2", b"3"]
 
 
-@pytest.mark.spec("MQTT-4.9.0-2")
+@pytest.mark.spec("MQTT-4.9.0-2", "MQTT-3.3.4-7", "MQTT-4.9.0-1", "MQTT-4.9")
 def test_an_open_release_counts_against_the_quota_of_a_resumed_link() -> None:
     world = World()
     world.connect(ReceiveMaximum=3)
@@ -258,6 +271,7 @@ def test_an_open_release_counts_against_the_quota_of_a_resumed_link() -> None:
     world.check()
 
 
+@pytest.mark.spec("MQTT-3.3.4-7", "MQTT-4.9.0-2", "MQTT-4.9")
 def test_more_open_releases_than_the_new_quota_hold_everything_back() -> None:
     world = World()
     world.connect(ReceiveMaximum=3)
@@ -277,6 +291,7 @@ def test_more_open_releases_than_the_new_quota_hold_everything_back() -> None:
     assert payloads(world.turn()) == [b"4"]
 
 
+@pytest.mark.spec("MQTT-3.3.4-7", "MQTT-4.9")
 @pytest.mark.parametrize("qos", [1, 2])
 def test_an_acknowledgement_before_the_resending_gives_no_quota_that_was_not_taken(qos: int) -> None:
     world = World()
@@ -299,6 +314,7 @@ def test_an_acknowledgement_before_the_resending_gives_no_quota_that_was_not_tak
     world.check()
 
 
+@pytest.mark.spec("MQTT-4.9")
 def test_a_spurious_acknowledgement_does_not_raise_the_quota_above_its_maximum() -> None:
     world = World()
     world.connect(ReceiveMaximum=1)
@@ -383,7 +399,7 @@ def test_allocation_stays_cheap_with_many_exchanges_open() -> None:
 # -- resumption -------------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.spec("MQTT-3.3.1-1", "MQTT-4.4.0-1", "MQTT-4.6.0-1", "MQTT-3.3.1-3")
+@pytest.mark.spec("MQTT-3.3.1-1", "MQTT-4.4.0-1", "MQTT-4.6.0-1", "MQTT-3.3.1-3", "MQTT-4.3.2-3", "MQTT-4.3.3-3")
 def test_a_resumed_session_sends_again_in_order_with_dup_and_before_what_is_new() -> None:
     world = World(FakeStore())
     world.connect()
@@ -401,7 +417,7 @@ def test_a_resumed_session_sends_again_in_order_with_dup_and_before_what_is_new(
     world.check()
 
 
-@pytest.mark.spec("MQTT-4.3.3-6", "MQTT-4.6.0-4", "MQTT-4.4.0-1")
+@pytest.mark.spec("MQTT-4.3.3-6", "MQTT-4.6.0-4", "MQTT-4.4.0-1", "MQTT-4.3.3-5")
 def test_releases_are_sent_again_in_the_order_of_their_pubrecs() -> None:
     store = FakeStore()
     world = World(store)
@@ -478,6 +494,7 @@ def test_what_was_sent_does_not_expire() -> None:
     assert message.ack == MQTTPubAckPacket(message.packet_id)
 
 
+@pytest.mark.spec("MQTT-4.3.1-1")
 def test_qos_0_on_its_way_is_lost_with_the_link_and_the_handle_says_so() -> None:
     world = World()
     world.connect()
@@ -642,6 +659,28 @@ def test_what_the_server_can_not_take(limits: dict[str, Any], options: dict[str,
     world.check()
 
 
+@pytest.mark.spec("MQTT-3.2.2-11", "MQTT-3.2.2-14", "MQTT-3.2.2-15")
+@pytest.mark.parametrize(
+    ("limits", "options"),
+    [({"MaximumQoS": 0}, {}), ({"RetainAvailable": 0}, {"retain": True}), ({"MaximumPacketSize": 50}, {"payload": bytes(50)})],
+    ids=["QoS", "RETAIN", "size"],
+)
+@pytest.mark.parametrize("sent", [False, True])
+def test_what_a_former_process_left_and_the_server_can_not_take(limits: dict[str, Any], options: dict[str, Any], sent: bool) -> None:
+    store = FakeStore()
+    before = World(store)
+    if sent:
+        before.connect()
+    before.publish(**options)
+    before.turn()
+    assert [bool(row.packet_id) for row in store.rows.values()] == [sent]
+    after = World(store)
+    assert after.connect(session_present=sent, **limits) == []
+    assert len(after.undelivered()) == 1
+    assert store.rows == {}
+    after.check()
+
+
 def test_an_identifier_that_was_given_up_is_not_used_again_while_the_server_may_know_it() -> None:
     world = World()
     world.connect()
@@ -664,6 +703,7 @@ def test_an_identifier_that_was_given_up_is_not_used_again_while_the_server_may_
     assert world.publish().packet_id == 1
 
 
+@pytest.mark.spec("MQTT-2.2.1-3")
 def test_an_identifier_that_was_given_up_is_not_used_again_after_a_restart() -> None:
     store = FakeStore()
     world = World(store)

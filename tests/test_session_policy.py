@@ -89,6 +89,7 @@ def test_a_client_says_only_what_a_client_may() -> None:
         check_disconnect(0, MQTTDisconnectProps(ServerReference="x"), None)
 
 
+@pytest.mark.spec("MQTT-3.14.2.2.2")
 def test_an_expiry_of_0_stays_0() -> None:
     wish = MQTTDisconnectProps(SessionExpiryInterval=5)
     with pytest.raises(ArgumentError, match="SessionExpiryInterval is 5"):

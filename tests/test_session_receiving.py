@@ -40,7 +40,7 @@ def refused(pair: Pair, data: bytes) -> int:
 # ---- framing ---------------------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.spec("MQTT-1.5.5-1")
+@pytest.mark.spec("MQTT-1.5.5-1", "MQTT-1.5.5", "MQTT-4.13.1")
 def test_a_remaining_length_is_read_in_every_size_and_refused_if_padded_or_too_long() -> None:
     pair = Pair(inbound_bytes_max=1 << 30).connect()
     for size in (120, 128, 16_383, 16_384, 2_097_151, 2_097_152):
@@ -50,7 +50,7 @@ def test_a_remaining_length_is_read_in_every_size_and_refused_if_padded_or_too_l
         assert refused(Pair().connect(), bad) == 0x81
 
 
-@pytest.mark.spec("MQTT-3.1.2-24")
+@pytest.mark.spec("MQTT-3.1.2-24", "MQTT-3.3.4")
 @pytest.mark.parametrize("split", [False, True])
 def test_a_packet_above_our_maximum_packet_size_is_refused_before_it_is_here(split: bool) -> None:
     pair = Pair().connect(MaximumPacketSize=50)
@@ -78,7 +78,7 @@ def test_a_large_packet_in_pieces_is_joined_and_counted_whole() -> None:
     assert pair.session.reading()
 
 
-@pytest.mark.spec("MQTT-2.1.3-1", "MQTT-3.14.1-1", "MQTT-3.6.1-1")
+@pytest.mark.spec("MQTT-2.1.3-1", "MQTT-3.14.1-1", "MQTT-3.6.1-1", "MQTT-3.15.1-1", "MQTT-4.13.2-1", "MQTT-4.13.1", "MQTT-3.14.4-2")
 @pytest.mark.parametrize("first", [0x00, 0x21, 0x41, 0x51, 0x60, 0x71, 0x91, 0xB1, 0xD1, 0xE1, 0xF1])
 def test_reserved_bits_are_malformed(first: int) -> None:
     assert refused(Pair().connect(), bytes((first, 2, 0, 1))) == 0x81
@@ -109,27 +109,85 @@ def test_pingresp_needs_nothing_and_changes_nothing() -> None:
 # ---- PUBLISH -----------------------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.spec("MQTT-1.5.4-1", "MQTT-1.5.4-2", "MQTT-3.3.1-4", "MQTT-3.3.2-1", "MQTT-3.3.2-2")
+@pytest.mark.spec(
+    "MQTT-1.5.4-1",
+    "MQTT-1.5.4-2",
+    "MQTT-3.3.1-4",
+    "MQTT-3.3.2-1",
+    "MQTT-3.3.2-2",
+    "MQTT-3.3.1-2",
+    "MQTT-4.13.1",
+    "MQTT-3.3.2.1",
+    "MQTT-4.7.3-1",
+    "MQTT-4.7.0-1",
+)
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "code"),
     [
-        publish_bytes(b"\xed\xa0\x80", b"", 0x30),
-        publish_bytes(b"\xff", b"", 0x30),
-        publish_bytes(b"a\0b", b"", 0x30),
-        publish_bytes(b"a/+", b"", 0x30),
-        publish_bytes(b"a/#", b"", 0x30),
-        publish_bytes(b"a", b"", 0x36, 1),
-        publish_bytes(b"a", b"", 0x38),
-        publish_bytes(b"", b"", 0x30),
+        (publish_bytes(b"\xed\xa0\x80", b"", 0x30), 0x81),
+        (publish_bytes(b"\xff", b"", 0x30), 0x81),
+        (publish_bytes(b"\xc0\xaf", b"", 0x30), 0x81),
+        (publish_bytes(b"a\0b", b"", 0x30), 0x81),
+        (publish_bytes(b"a/+", b"", 0x30), 0x82),
+        (publish_bytes(b"a/#", b"", 0x30), 0x82),
+        (publish_bytes(b"a", b"", 0x36, 1), 0x81),
+        (publish_bytes(b"a", b"", 0x38), 0x81),
+        (publish_bytes(b"", b"", 0x30), 0x82),
     ],
 )
-def test_a_publish_that_is_none_closes_and_is_not_delivered(bad: bytes) -> None:
+def test_a_publish_that_is_none_closes_and_is_not_delivered(bad: bytes, code: int) -> None:
     pair = Pair().connect()
-    assert refused(pair, bad) in (0x81, 0x82)
+    assert refused(pair, bad) == code
     assert pair.messages() == []
 
 
-@pytest.mark.spec("MQTT-3.3.2-8", "MQTT-3.1.2-26", "MQTT-3.1.2-27", "MQTT-3.3.2-11")
+@pytest.mark.spec(
+    "MQTT-1.5.4-1",
+    "MQTT-1.5.4-2",
+    "MQTT-1.5.7-1",
+    "MQTT-3.3.2-13",
+    "MQTT-3.3.2-14",
+    "MQTT-3.3.2-19",
+    "MQTT-2.2.2",
+    "MQTT-2.2.2.2",
+    "MQTT-3.8.2.1.2",
+    "MQTT-4.13.1",
+)
+@pytest.mark.parametrize(
+    ("properties", "code"),
+    [
+        ("03 0001ff", 0x81),  # Content Type
+        ("03 0003612f00", 0x81),
+        ("08 0003eda080", 0x81),  # Response Topic
+        ("08 0003610062", 0x81),
+        ("08 0003612f23", 0x82),
+        ("08 00012b", 0x82),
+        ("08 0000", 0x82),
+        ("26 0001ff 000161", 0x81),  # User Property
+        ("26 000161 000100", 0x81),
+        ("0b 00", 0x82),  # Subscription Identifier
+        ("03 000161 03 000161", 0x82),  # twice
+        ("11 00000001", 0x81),  # it belongs elsewhere
+        ("04 00", 0x81),  # there is none
+        ("23 00", 0x81),  # cut short
+    ],
+)
+def test_a_publish_with_a_bad_property_closes_and_is_not_delivered(properties: str, code: int) -> None:
+    pair = Pair().connect(TopicAliasMaximum=5)
+    block = bytes.fromhex(properties)
+    assert refused(pair, publish_bytes(b"a", b"", 0x30, properties=bytes((len(block),)) + block)) == code
+    assert pair.messages() == []
+
+
+@pytest.mark.spec("MQTT-1.5.4", "MQTT-1.5.4-3")
+@pytest.mark.parametrize("topic", ["\ufeffa", "a\x01\x7f\x85", "\ufffe/\U0010ffff"])
+def test_control_characters_non_characters_and_byte_order_marks_arrive_as_they_are(topic: str) -> None:
+    pair = Pair().connect()
+    pair.feed(publish_bytes(topic.encode(), b"", 0x30))
+    assert [message.topic for message in pair.messages()] == [topic]
+
+
+@pytest.mark.spec("MQTT-3.3.2-8", "MQTT-3.1.2-26", "MQTT-3.1.2-27", "MQTT-3.3.2-11", "MQTT-3.3.4")
 @pytest.mark.parametrize(("offered", "alias"), [(None, 1), (5, 0), (5, 6)])
 def test_an_alias_outside_of_our_offer_is_refused(offered: int | None, alias: int) -> None:
     pair = Pair().connect(TopicAliasMaximum=offered)
@@ -137,7 +195,7 @@ def test_an_alias_outside_of_our_offer_is_refused(offered: int | None, alias: in
     assert refused(pair, publish_bytes(b"a", b"", 0x30, properties=block)) == 0x94
 
 
-@pytest.mark.spec("MQTT-3.3.2-10", "MQTT-3.3.2-7")
+@pytest.mark.spec("MQTT-3.3.2-10", "MQTT-3.3.2-7", "MQTT-3.3.2.1")
 def test_aliases_are_set_used_and_set_anew_and_forgotten_with_the_link() -> None:
     pair = Pair().connect(TopicAliasMaximum=5)
     pair.feed(publish("a", b"", TopicAlias=1), publish("b", b"", TopicAlias=5))
@@ -149,6 +207,7 @@ def test_aliases_are_set_used_and_set_anew_and_forgotten_with_the_link() -> None
     assert refused(pair, publish_bytes(b"", b"", 0x30, properties=encode_properties(TopicAlias=1))) == 0x82
 
 
+@pytest.mark.spec("MQTT-3.3.2.3.2")
 def test_a_payload_that_is_not_the_utf8_that_it_claims_is_reported_and_delivered() -> None:
     pair = Pair().connect()
     block = encode_properties(PayloadFormatIndicator=1)
@@ -178,6 +237,7 @@ def test_properties_arrive_as_they_were_sent() -> None:
 # ---- acknowledgements find their exchange in every form -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.spec("MQTT-3.4.2.1")
 @pytest.mark.parametrize("form", ["short", "code", "properties"])
 def test_a_qos_1_and_a_qos_2_exchange_in_every_form_of_the_acknowledgements(form: str) -> None:
     pair = Pair().connect()
@@ -204,6 +264,33 @@ def test_a_qos_1_and_a_qos_2_exchange_in_every_form_of_the_acknowledgements(form
     assert [sent.kind for sent in pair.feed(packet(0x62, 9))] == ["PUBCOMP"]
 
 
+@pytest.mark.spec(
+    "MQTT-3.4.2-1", "MQTT-3.5.2-1", "MQTT-3.6.2-1", "MQTT-3.7.2-1", "MQTT-3.14.2-1", "MQTT-3.15.2-1", "MQTT-2.4", "MQTT-4.13.1"
+)
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *[ack(0x40, 1, code) for code in (0x01, 0x11, 0x92, 0xFF)],
+        *[ack(0x50, 2, code) for code in (0x01, 0x11, 0x92, 0xFF)],
+        *[ack(0x62, 7, code) for code in (0x01, 0x10, 0x80, 0xFF)],
+        *[ack(0x70, 3, code) for code in (0x01, 0x10, 0x80, 0xFF)],
+        *[bytes((0xE0, 1, code)) for code in (0x01, 0x10, 0x92, 0xFF)],
+        *[auth(code) for code in (0x00, 0x18)],
+        b"\xf0\x06\x01\x04\x15\0\x01M",
+        b"\xf0\x06\x19\x04\x15\0\x01M",
+    ],
+    ids=lambda data: data.hex(),
+)
+def test_a_reason_code_that_the_server_may_not_send_is_a_protocol_error(bad: bytes) -> None:
+    pair = Pair().connect()
+    messages = [pair.publish(qos=1), pair.publish(qos=2), pair.publish(qos=2)]
+    pair.feed(ack(0x50, 3), publish("a", b"", 2, 7))
+    pair.answer(pair.messages()[0])
+    assert refused(pair, bad) == 0x82
+    assert [message.outcome for message in messages] == [None] * 3
+
+
+@pytest.mark.spec("MQTT-2.2.1-6")
 def test_suback_and_unsuback_find_their_request() -> None:
     pair = Pair().connect()
     subscribe = pair.subscribe("a")
@@ -248,6 +335,7 @@ def test_without_problem_information_some_may_still_tell() -> None:
     assert "bye" in str(pair.ending().error)
 
 
+@pytest.mark.spec("MQTT-3.1.2.11.10", "MQTT-4.12.0-6")
 def test_auth_without_a_method_is_refused_while_connected() -> None:
     assert refused(Pair().connect(), auth(0x18)) == 0x82
 

@@ -147,7 +147,6 @@ def test_a_request_without_a_filter_is_refused() -> None:
     check_filters(["a"])
 
 
-@pytest.mark.spec("MQTT-3.3.4-8", "MQTT-4.9.0-3")
 def test_requests_need_no_quota() -> None:
     pair = Pair()
     pair.start()
@@ -160,7 +159,7 @@ def test_requests_need_no_quota() -> None:
     assert pair.kinds() == ["CONNECT", "PUBLISH", "SUBSCRIBE", "UNSUBSCRIBE"]
 
 
-@pytest.mark.spec("MQTT-2.2.1-3")
+@pytest.mark.spec("MQTT-2.2.1-3", "MQTT-2.2.1")
 def test_requests_share_the_identifiers_with_publications_and_wait_if_there_is_none() -> None:
     pair = Pair(queue_messages_max=70_000).connect()
     messages = []
@@ -180,6 +179,7 @@ def test_requests_share_the_identifiers_with_publications_and_wait_if_there_is_n
 # ---- limits of the server --------------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.spec("MQTT-3.2.2.3.11")
 @pytest.mark.parametrize(
     ("limit", "topic_filter", "words"),
     [
@@ -221,6 +221,7 @@ def test_a_request_may_be_as_large_as_the_server_says_and_no_larger() -> None:
         pair.unsubscribe("a" * 34)
 
 
+@pytest.mark.spec("MQTT-3.2.2-15")
 def test_an_unsubscribe_that_waited_and_is_too_large_ends_with_an_error() -> None:
     pair = Pair()
     early = pair.unsubscribe("a" * 100)
@@ -240,6 +241,7 @@ def test_maximum_qos_does_not_bound_subscriptions() -> None:
     assert len(requests(pair)) == 1
 
 
+@pytest.mark.spec("MQTT-3.2.2.3.11")
 def test_identifiers_that_are_not_available_are_refused_if_named_and_left_off_if_ours() -> None:
     pair = Pair()
     pair.start()
@@ -252,6 +254,7 @@ def test_identifiers_that_are_not_available_are_refused_if_named_and_left_off_if
     assert due(pair, "a/b") == ["a/#", "a/b", "a/+"]
 
 
+@pytest.mark.spec("MQTT-3.2.2.3.11")
 @pytest.mark.parametrize("code", [0x8F, 0x9E, 0xA1, 0xA2])
 def test_a_request_that_the_server_closes_upon_is_not_sent_for_ever(code: int) -> None:
     pair = Pair().connect()
@@ -328,6 +331,7 @@ def test_many_subscriptions_are_asked_for_again_in_few_packets() -> None:
     assert [len(packet.subscriptions) for packet in again] == [FILTERS_PER_PACKET_MAX, FILTERS_PER_PACKET_MAX, 1]
 
 
+@pytest.mark.spec("MQTT-3.2.2-15")
 def test_what_we_put_together_is_taken_apart_if_it_is_too_large() -> None:
     pair = Pair().connect()
     names = [f"topic/number/{i:03}" for i in range(50)]
@@ -395,7 +399,7 @@ def test_our_own_request_that_was_lost_with_its_link_is_made_anew() -> None:
     assert [filters(packet) for packet in pair.reconnect(session_present=False)] == [["a"]]
 
 
-@pytest.mark.spec("MQTT-3.10.4-3")
+@pytest.mark.spec("MQTT-3.10.4-3", "MQTT-3.8.4", "MQTT-3.10.4-2")
 def test_a_message_before_its_suback_and_after_its_unsuback_is_answered() -> None:
     pair = Pair().connect()
     pair.subscribe("a")
@@ -450,7 +454,7 @@ def test_the_same_filter_twice_in_a_call_counts_once() -> None:
     assert pair.session.subscriptions.identifiers == {}
 
 
-@pytest.mark.spec("MQTT-3.10.1-1", "MQTT-3.10.4-6", "MQTT-3.11.3-1")
+@pytest.mark.spec("MQTT-3.10.1-1", "MQTT-3.10.4-6", "MQTT-3.11.3-1", "MQTT-4.8.2")
 def test_unsubscribe_ends_what_the_server_confirms() -> None:
     pair = Pair().connect()
     subscribed(pair, "a", "b", "$share/g/c")
@@ -722,6 +726,7 @@ def test_what_is_being_ended_gives_its_identifier_up_and_is_not_asked_for_again(
     assert filters(new) == ["x"]
 
 
+@pytest.mark.spec("MQTT-4.8.2-3")
 def test_shared_subscriptions_match_by_their_filter() -> None:
     pair = Pair().connect()
     subscribed(pair, "$share/g/a/+")

@@ -450,6 +450,7 @@ class TLSServer:
         return address_of(self.listener, "mqtts", host)
 
 
+@pytest.mark.spec("MQTT-4.2.0-1")
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", pytest.param("::1", marks=needs_ipv6), "localhost."])
 def test_connects_over_tls_by_name_and_by_number(
     sockets: Sockets, background: ThreadPoolExecutor, certificates: Certificates, host: str
