@@ -66,16 +66,19 @@ class Commits:
             self.settle(wait=False)
             return
         with driver.lock:
-            if self._lead(None, False):
+            if not self._lead(None, False):
+                return
+            try:
                 turn, wanted = self._next(None, driver.session.baskets.turn_number)
-                if wanted is not None or (turn is not None and turn.journal):
-                    # The right to commit goes with it, so that nobody comes between.
-                    self.handed = True
-                    self.asked.notify()
-                    return
-                if turn is not None:
+                # The right to commit goes with it, so that nobody comes between.
+                self.handed = wanted is not None or (turn is not None and bool(turn.journal))
+                if turn is not None and not self.handed:
                     self._release(turn, driver.monotonic())
-                self._leave()
+            finally:
+                if self.handed:
+                    self.asked.notify()
+                else:
+                    self._leave()
 
     def run(self) -> None:
         """The committer."""
