@@ -405,6 +405,7 @@ def test_a_packet_larger_than_agreed_is_refused_before_it_has_arrived() -> None:
     "MQTT-3.11.3-2",
     "MQTT-3.14.2-1",
     "MQTT-3.15.2-1",
+    "MQTT-3.1.2.11.10",
 )
 @pytest.mark.parametrize(("encoded", "reason_code"), BAD, ids=identity)
 def test_what_a_peer_may_not_send_has_a_reason_code(encoded: str, reason_code: int) -> None:

@@ -558,7 +558,7 @@ def test_clean_start_over_a_store_drops_what_was_open() -> None:
     assert pair.session.outbound.allocate() == 1
 
 
-@pytest.mark.spec("MQTT-2.2.1-3", "MQTT-4.3.2-1", "MQTT-4.3.3-1")
+@pytest.mark.spec("MQTT-2.2.1-3", "MQTT-4.3.2-1", "MQTT-4.3.3-1", "MQTT-2.2.1")
 def test_after_a_restart_new_identifiers_keep_clear_of_those_on_disk() -> None:
     pair = Pair(durable=True)
     pair.session.recover(stored(in_flight=3), outgoing)
@@ -617,6 +617,11 @@ def test_another_id_inherits_nothing() -> None:
     assert [packet.kind for packet in pair.accept()] == ["SUBSCRIBE"]
     assert pair.feed(publish("a", b"", 2, 7)) == []
     assert len(pair.messages()) == 1
+    pair.feed(disconnect_packet(0x98))
+    pair.start("three")
+    pair.open()
+    pair.accept(session_present=True)
+    assert isinstance(pair.session.failure, ForeignSessionError)
 
 
 def test_an_id_that_was_never_answered_is_another_one_too() -> None:

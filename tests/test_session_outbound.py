@@ -356,7 +356,7 @@ def test_qos_0_waits_where_a_policy_can_reach_it_when_much_is_on_its_way() -> No
 # -- packet identifiers -----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.spec("MQTT-2.2.1-3")
+@pytest.mark.spec("MQTT-2.2.1-3", "MQTT-2.2.1")
 def test_identifiers_wrap_past_those_that_are_open() -> None:
     world = World()
     link = world.accept()
@@ -811,7 +811,7 @@ def a_world_with_every_state(policy: SessionLostPolicy) -> tuple[World, list[Any
     return world, messages
 
 
-@pytest.mark.spec("MQTT-3.2.2-5", "MQTT-3.1.2-4")
+@pytest.mark.spec("MQTT-3.2.2-5", "MQTT-3.1.2-4", "MQTT-4.1")
 def test_a_lost_session_clears_what_was_sent() -> None:
     world, messages = a_world_with_every_state(SessionLostPolicy.CLEAR)
     sent = world.connect(session_present=False)
@@ -821,6 +821,7 @@ def test_a_lost_session_clears_what_was_sent() -> None:
     world.check()
 
 
+@pytest.mark.spec("MQTT-4.1")
 def test_a_lost_session_republishes_what_has_no_pubrec() -> None:
     world, messages = a_world_with_every_state(SessionLostPolicy.REPUBLISH)
     sent = world.connect(session_present=False, ReceiveMaximum=3)

@@ -46,7 +46,9 @@ def test_a_remaining_length_is_read_in_every_size_and_refused_if_padded_or_too_l
     for size in (120, 128, 16_383, 16_384, 2_097_151, 2_097_152):
         pair.feed(publish("t", bytes(size)))
     assert [len(message.payload) for message in pair.messages()] == [120, 128, 16_383, 16_384, 2_097_151, 2_097_152]
-    for bad in (b"\x30\x80\x00", b"\x30\x80\x80\x00", b"\x30\xff\xff\xff\xff\x7f", b"\x30\xff\xff\xff\x80"):
+    # The padded ones would be good packets otherwise.
+    padded = (b"\xd0\x80\x00", b"\x30\x84\x00\x00\x01t\x00", b"\x30\x84\x80\x00\x00\x01t\x00")
+    for bad in (*padded, b"\x30\xff\xff\xff\xff\x7f", b"\x30\xff\xff\xff\x80"):
         assert refused(Pair().connect(), bad) == 0x81
 
 
@@ -79,9 +81,15 @@ def test_a_large_packet_in_pieces_is_joined_and_counted_whole() -> None:
 
 
 @pytest.mark.spec("MQTT-2.1.3-1", "MQTT-3.14.1-1", "MQTT-3.6.1-1", "MQTT-3.15.1-1", "MQTT-4.13.2-1", "MQTT-4.13.1", "MQTT-3.14.4-2")
-@pytest.mark.parametrize("first", [0x00, 0x21, 0x41, 0x51, 0x60, 0x71, 0x91, 0xB1, 0xD1, 0xE1, 0xF1])
-def test_reserved_bits_are_malformed(first: int) -> None:
-    assert refused(Pair().connect(), bytes((first, 2, 0, 1))) == 0x81
+@pytest.mark.parametrize(
+    "good",
+    [connack(), *[ack(first, 1) for first in (0x40, 0x50, 0x62, 0x70)]]
+    + [bytes.fromhex(data) for data in ("9004 0001 0000", "b004 0001 0000", "d000", "e000", "f000")],
+    ids=lambda data: data.hex(),
+)
+def test_reserved_bits_are_malformed(good: bytes) -> None:
+    for bit in (1, 2, 4, 8):
+        assert refused(Pair().connect(), bytes((good[0] ^ bit,)) + good[1:]) == 0x81
 
 
 @pytest.mark.parametrize("first", [0x10, 0x82, 0xA2, 0xC0], ids=["CONNECT", "SUBSCRIBE", "UNSUBSCRIBE", "PINGREQ"])
