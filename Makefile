@@ -12,7 +12,7 @@ ROOMS := $(patsubst src/ohmqtt/%.py,ohmqtt.%,$(filter-out %/__init__.py %/__main
 	$(patsubst src/ohmqtt/%/__init__.py,ohmqtt.%,$(wildcard src/ohmqtt/*/__init__.py))
 PYTEST := $(PY) -m pytest -n auto
 
-.PHONY: help setup run test slow check format lint types tidy cover docs conformance matrix broker clean
+.PHONY: help setup run test slow check format lint types tidy cover explore docs conformance matrix broker clean
 
 help:
 	@echo "make run      show a publisher that survives kill -9, against a local Mosquitto"
@@ -21,6 +21,7 @@ help:
 	@echo "make check    format, lint, types, house rules (about a minute)"
 	@echo "make format   put the code into shape"
 	@echo "make cover    run the tests and ask for every line and branch, and of each room of the core by its own tests"
+	@echo "make explore  take every way that three messages, two disconnects and a crash can go (an hour or two)"
 	@echo "make docs     write the reference into build/docs"
 	@echo "make conformance  write down which tests show which requirement of the standard"
 	@echo "make matrix   run the tests with every CPython on this machine"
@@ -65,6 +66,9 @@ cover: setup broker
 	$(PY) -m coverage html --quiet --fail-under=0
 	$(PY) -m coverage report
 	$(PY) scripts/cover_rooms.py
+
+explore: setup
+	$(PY) -m tests.exploration
 
 docs: setup
 	$(PY) -m pdoc --docformat restructuredtext --output-directory build/docs ohmqtt $(ROOMS)
