@@ -10,7 +10,7 @@ import pytest
 import ohmqtt.auth as auth_module
 from ohmqtt.auth import Authenticator, ScramSHA256
 from ohmqtt.errors import ArgumentError, AuthenticationError
-from tests.scram_server import Refused, ScramServer, Verifier, make_verifier
+from ohmqtt.testing.scram import ScramServer, Verifier, make_verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,7 @@ def test_both_sides_prove_themselves(pencil: Verifier) -> None:
 
 
 def test_a_wrong_password_is_refused_by_the_server(pencil: Verifier) -> None:
-    with pytest.raises(Refused, match="the proof is wrong"):
+    with pytest.raises(AuthenticationError, match="the proof is wrong"):
         log_in(ScramSHA256("user", "crayon"), ScramServer({"user": pencil}))
 
 
