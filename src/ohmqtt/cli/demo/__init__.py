@@ -1,0 +1,7 @@
+"""``python -m ohmqtt demo``: messages that arrive exactly once, although their publisher is killed and their network is cut."""
+
+from __future__ import annotations
+
+from .command import add, run
+
+__all__ = ["add", "run"]
