@@ -475,6 +475,7 @@ def test_a_copy_goes_its_own_way() -> None:
     twin = copy.deepcopy(core)
     peer.publish("a", qos=1)
     assert len(core.sessions["c"].in_flight) == 1
+    assert copy.deepcopy(core).sessions["c"].in_flight == core.sessions["c"].in_flight
     assert not twin.sessions["c"].in_flight
     (end,) = twin.connections
     end.receive(MQTTPingReqPacket().encode(), 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .broker import BrokerCore, BrokerSettings
 from .store import check_store
 
-__all__ = ["check_store"]
+__all__ = ["BrokerCore", "BrokerSettings", "check_store"]

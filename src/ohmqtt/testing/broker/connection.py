@@ -70,12 +70,13 @@ class Connection:
         self.exchange: ServerAuthenticator | None = None
         self.method: str | None = None
         self.keep_alive_s = 0
-        self.send_quota = 0
-        self.send_quota_max = 0
+        self.receive_maximum = 0
         self.packet_size_max: int | None = None
         self.explains = True
         # QoS 2 identifiers that the client opened on this connection and didn't finish.
         self.inbound: set[int] = set()
+        # Identifiers of the QoS 1 and 2 messages that we sent on this connection and that aren't finished.
+        self.outbound: set[int] = set()
         # Packet identifiers of PUBLISH packets of former connections that wait for their turn.
         self.resend: deque[int] = deque()
         self.aliases_in = InboundAliases(self.settings.topic_alias_maximum)

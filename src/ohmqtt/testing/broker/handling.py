@@ -125,10 +125,10 @@ def _pubrel(connection: Connection, packet: MQTTPubRelPacket) -> None:
 
 
 def _finish(connection: Connection, packet_id: int) -> None:
-    """End an exchange of ours; the quota comes back, but never above its first value (section 4.9)."""
+    """End an exchange of ours. What it took of the quota on this connection, if anything, comes back (section 4.9)."""
     session = _session(connection)
     del session.in_flight[packet_id]
-    connection.send_quota = min(connection.send_quota + 1, connection.send_quota_max)
+    connection.outbound.discard(packet_id)
     session.pump(connection.core.now)
 
 

@@ -109,7 +109,7 @@ def _accept(connection: Connection, authentication: MQTTConnAckProps) -> None:
     session.expiry_s = granted_s
     session.will = connect.will  # [MQTT-3.1.2-7]
     connection.keep_alive_s = connect.keep_alive if keep_alive is None else keep_alive  # [MQTT-3.2.2-22]
-    connection.send_quota = connection.send_quota_max = properties.ReceiveMaximum or 65_535
+    connection.receive_maximum = properties.ReceiveMaximum or 65_535
     connection.explains = properties.RequestProblemInformation != 0
     connection.aliases_out = OutboundAliases(min(properties.TopicAliasMaximum or 0, settings.topic_aliases_sent_max))
     answer = authentication.replace(

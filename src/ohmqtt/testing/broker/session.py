@@ -78,18 +78,19 @@ class Session:
         connection = self.connection
         if connection is None:
             return
-        while connection.resend and connection.send_quota:
+        outbound = connection.outbound
+        while connection.resend and len(outbound) < connection.receive_maximum:
             packet_id = connection.resend.popleft()
             delivery = self.in_flight.get(packet_id)
             if delivery is None:
                 # Acknowledged before it was sent again.
                 continue
             if connection.publish(delivery, packet_id, dup=True):
-                connection.send_quota -= 1
+                outbound.add(packet_id)
             else:
                 del self.in_flight[packet_id]
         queue = self.queue
-        while queue and connection.send_quota and not connection.resend and len(self.in_flight) < PACKET_ID_MAX:
+        while queue and not connection.resend and len(outbound) < connection.receive_maximum and len(self.in_flight) < PACKET_ID_MAX:
             delivery = queue.popleft()
             if delivery.message.expired(now):  # [MQTT-3.3.2-5]
                 continue
@@ -100,7 +101,7 @@ class Session:
             # What is too large counts as sent and done [MQTT-3.1.2-25].
             if connection.publish(delivery, packet_id, dup=False):
                 self.in_flight[packet_id] = delivery
-                connection.send_quota -= 1
+                outbound.add(packet_id)
 
     def _next_packet_id(self) -> int:
         packet_id = self.packet_id
