@@ -203,8 +203,7 @@ class Served(ABC):
         self._waiting.clear()
 
     def _round(self) -> None:
-        for key, events in self._selector.select(self._pause_s()):
-            key.data(events)
+        self._dispatch(self._pause_s())
         self._step()
         while self._requests:
             function, future = self._requests[0]
@@ -217,6 +216,10 @@ class Served(ABC):
                 self._step()
                 future.set_result(result)
             self._requests.popleft()
+
+    def _dispatch(self, timeout_s: float | None) -> None:
+        for key, events in self._selector.select(timeout_s):
+            key.data(events)
 
     def _step(self) -> None:
         self._turn(self._clock())
