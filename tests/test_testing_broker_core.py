@@ -405,7 +405,8 @@ def test_when_a_will_comes_at_once_and_when_never() -> None:
     assert len(watcher.hear()) == 1
     connect(core, will=soon).say(MQTTDisconnectPacket())
     connect(core, will=WILL, SessionExpiryInterval=9).lost()
-    connect(core, present=True).say(MQTTDisconnectPacket())
+    connect(core, SessionExpiryInterval=50, present=True).lost()
+    assert core.deadline() == 50.0
     core.tick(99.0)
     assert not watcher.hear()
 

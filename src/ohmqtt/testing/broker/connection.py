@@ -82,7 +82,7 @@ class Connection:
         self.aliases_in = InboundAliases(self.settings.topic_alias_maximum)
         self.aliases_out = OutboundAliases(0)
         self.last_received = core.now
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def __repr__(self) -> str:
         return f"Connection({self.client_id!r}, closing={self.closing})"
@@ -93,11 +93,13 @@ class Connection:
         """Take bytes from the client, split anywhere."""
         core = self.core
         core.now = now
-        data = self._buffer + data if self._buffer else data
+        # Appended to in place, so that a large packet in many pieces costs no more than its size.
+        self._buffer += data
+        buffer = self._buffer
         offset = 0
         while not self.closing:
             try:
-                found = decode_packet(data, offset, packet_size_max=self.settings.maximum_packet_size)
+                found = decode_packet(buffer, offset, packet_size_max=self.settings.maximum_packet_size)
                 if found is None:
                     break
                 packet, offset = found
@@ -107,14 +109,14 @@ class Connection:
                     self._handle(packet)
                     continue
             except ProtocolError as error:  # [MQTT-4.13.1-1]
-                self.fail(error, answer=self.session is not None or self.connect is not None or data[offset] >> 4 == 1)
+                self.fail(error, answer=self.session is not None or self.connect is not None or buffer[offset] >> 4 == 1)
                 break
             for step in verdict:
                 if isinstance(step, MQTTPacket):
                     self.handle(step, now)
                 else:
                     self._do(step)
-        self._buffer = data[offset:]
+        del buffer[:offset]
 
     def lost(self, now: float) -> None:
         """Note that the transport has ended, in whatever way."""

@@ -90,7 +90,7 @@ class Session:
             else:
                 del self.in_flight[packet_id]
         queue = self.queue
-        while queue and not connection.resend and len(outbound) < connection.receive_maximum and len(self.in_flight) < PACKET_ID_MAX:
+        while queue and len(outbound) < connection.receive_maximum and len(self.in_flight) < PACKET_ID_MAX:
             delivery = queue.popleft()
             if delivery.message.expired(now):  # [MQTT-3.3.2-5]
                 continue
