@@ -1044,6 +1044,13 @@ def no_file_grows_beyond(size: int) -> Generator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+def test_what_a_crash_left_can_be_read_though_the_disk_is_too_full_to_fold_it_in(tmp_path: Path) -> None:
+    path = crashed(tmp_path / "a.db", inserts(1, 100, b"x" * 1_000))
+    with no_file_grows_beyond(path.stat().st_size):
+        assert stored_sequences(path) == list(range(1, 101))
+    assert stored_sequences(path) == list(range(1, 101))
+
+
 @pytest.mark.slow
 @both_modes
 def test_a_disk_that_fails_at_any_byte_leaves_the_state_before_or_after(tmp_path: Path, fast: bool) -> None:

@@ -71,6 +71,7 @@ _FAST: Final = 0x100  # also in user_version: who writes the log doesn't wait fo
 _LOG_BYTES_KEPT: Final = 16 << 20  # after one large transaction the write-ahead log is cut back to this
 _SUFFIXES: Final = ("", "-journal", "-wal", "-shm")  # what SQLite puts beside a database
 _MAGIC: Final = b"SQLite format 3\0"
+_JOURNAL_MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
 
 # SQLite stores an integer in as few bytes as it needs. What changes in a row, packet_id and released, is shifted to where its width is
 # constant (3 and 8 bytes): an UPDATE that doesn't change the length of a row writes only the page with the change, not the whole payload.
@@ -177,10 +178,17 @@ class SQLiteStore:
 
     def _set_mode(self) -> None:
         execute = self._cursor.execute
+        fold = "PRAGMA wal_checkpoint(TRUNCATE)"
         wanted = _SCHEMA_VERSION | (_FAST if self.fast else 0)
+        # A power cut may have left frames behind the end of the log. Found behind those of this life they would look like damage; so it is
+        # folded in first, which gives the next log other salts.
         if execute("PRAGMA user_version").fetchone()[0] != wanted:
+            execute(fold).fetchall()
             execute(f"PRAGMA user_version = {wanted}")
-            execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # into the file, where it is looked for
+            execute(fold).fetchall()  # into the file, where it is looked for
+        else:
+            with suppress(sqlite3.OperationalError):  # on a full disk, what is there can still be sent
+                execute(fold).fetchall()
         if self.fast:
             execute("PRAGMA synchronous = NORMAL")
         execute(f"PRAGMA journal_size_limit = {_LOG_BYTES_KEPT}").fetchall()
@@ -441,15 +449,25 @@ def _examine(path: Path) -> None:
 
 def _check_first_page(path: Path, header: bytes) -> None:
     if not header.strip(b"\0"):
+        if _was_being_made(path):
+            return
         raise _damaged(path, "it begins with zeros")
     version, application_id = struct.unpack(">60xI4xI28x", header.ljust(100, b"\0"))
-    if not header.startswith(b"SQLite format 3\0"):
+    if not header.startswith(_MAGIC):
         if application_id == _APPLICATION_ID:
             raise _damaged(path, "its first bytes are not SQLite's")
         raise StoreFormatError(f"{path}: not an ΩQTT database, or its first page is damaged; it was not changed")
     if len(header) < 100:
         raise _damaged(path, "it ends within its header")
     _check_marks(path, application_id, version)
+
+
+def _was_being_made(path: Path) -> bool:
+    """Say whether there is a rollback journal of a file that was empty before: a power cut while it was made, and SQLite empties it again."""
+    with suppress(FileNotFoundError), Path(f"{path}-journal").open("rb") as journal:
+        magic, _, _, pages_before = struct.unpack(">8s3I", journal.read(20).ljust(20, b"\xff"))
+        return bool(magic == _JOURNAL_MAGIC and pages_before == 0)
+    return False
 
 
 def _check_marks(path: Path, application_id: int, version: int) -> None:
