@@ -15,7 +15,7 @@ PYTEST := $(PY) -m pytest -n auto
 .PHONY: help setup demo test slow check format lint types tidy cover explore docs conformance matrix broker clean
 
 help:
-	@echo "make demo     see that nothing is lost and nothing comes twice, although the publisher is killed (20 seconds)"
+	@echo "make demo     see that nothing is lost and nothing comes twice, although things break (20 seconds)"
 	@echo "make test     run the tests, apart from the slow ones"
 	@echo "make slow     run the slow tests"
 	@echo "make check    format, lint, types, house rules (about a minute)"
@@ -33,8 +33,8 @@ setup:
 broker:
 	@sh scripts/ensure_mosquitto
 
-demo: setup broker
-	$(PY) scripts/run_demo.py
+demo: setup
+	$(PY) -m ohmqtt demo
 
 test: setup broker
 	$(PYTEST) -m "not slow"

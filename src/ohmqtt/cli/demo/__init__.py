@@ -1,4 +1,4 @@
-"""``python -m ohmqtt demo``: messages that arrive exactly once, although their publisher is killed and their network is cut."""
+"""``python -m ohmqtt demo``: messages that arrive exactly once, although their publisher is killed and their broker goes away."""
 
 from __future__ import annotations
 

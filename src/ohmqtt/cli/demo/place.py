@@ -1,6 +1,7 @@
 """Where the story takes place: a broker, and a way to take it away for a while.
 
-Somebody else's broker isn't ours to restart. So all connections run through a proxy, and it is the network that goes away.
+The embedded broker is stopped and started again, with the sessions that it keeps. Somebody else's broker isn't ours to restart: there, all
+connections run through a proxy, and it is the network that goes away.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from ...address import parse_address
 from ...client import Client
 from ...errors import MQTTError
 from ...session import SessionSettings
-from ...testing.proxy import Proxy
+from ...testing import Broker, Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["NoPlaceError", "Place", "open_place"]
 
 CONNECT_TIMEOUT_S = 10.0
+BACK = "Both programs connect by themselves, and finish what was half done."
 
 
 class NoPlaceError(Exception):
@@ -57,11 +59,15 @@ class Place(Protocol):
 
 
 @contextlib.contextmanager
-def open_place(address: str) -> Generator[Place]:
-    """Stand before the broker at `address` within the block.
+def open_place(address: str | None) -> Generator[Place]:
+    """Have a broker within the block: the one at `address`; or, without one, one of our own, in a thread of this process.
 
-    :raises NoPlaceError: no broker answers there that can do what is needed here.
+    :raises NoPlaceError: no broker answers at `address` that can do what is needed here.
     """
+    if address is None:
+        with Broker() as broker:
+            yield _Embedded(broker)
+        return
     try:
         target = parse_address(address)
         qos_max = _probe(target)
@@ -78,6 +84,27 @@ def _probe(target: Address) -> int | None:
     with Client(settings=SessionSettings(reconnect=False)) as client:
         client.connect(target, connect_timeout=CONNECT_TIMEOUT_S)
         return client.wait_for_connect(2 * CONNECT_TIMEOUT_S).properties.MaximumQoS
+
+
+class _Embedded:
+    """Our own broker."""
+
+    name = "one for tests and demonstrations, inside of this process"
+    server_hostname = None
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.address = broker.address
+
+    def fail(self) -> tuple[str, str]:
+        """Stop it: all connections end, and none can be made."""
+        self._broker.stop()
+        return "BROKER STOPPED", "All connections are gone, with messages half handed over."
+
+    def recover(self) -> tuple[str, str]:
+        """Start it again, on the same port, with the sessions of its clients."""
+        self._broker.start()
+        return "BROKER STARTED AGAIN", BACK
 
 
 class _Foreign:
@@ -99,7 +126,7 @@ class _Foreign:
     def recover(self) -> tuple[str, str]:
         """Let connections be made again."""
         self._proxy.heal()
-        return "NETWORK BACK", "Both programs connect by themselves, and finish what was half done. Nothing needs to be done for that."
+        return "NETWORK BACK", BACK
 
 
 def _with_credentials(address: str, target: Address) -> str:
