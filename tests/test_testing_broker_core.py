@@ -510,6 +510,29 @@ def test_a_script_sees_every_packet_and_may_do_otherwise() -> None:
     assert [packet.reason_code for packet in peer.say(MQTTPingReqPacket())] == [0x82]
 
 
+def test_a_delivery_that_ends_a_session_leaves_the_others_theirs() -> None:
+    core = BrokerCore()
+    first, second = connect(core, "first"), connect(core, "second", will=MQTTWill("a", b"gone"))
+    for peer in (first, second):
+        peer.subscribe("a")
+        peer.subscribe("+")
+        peer.subscribe("$share/g/+")
+    core.script = lambda connection, packet, direction: (Ending.CLOSE,) if connection is second.end else None
+    core.publish("a", qos=1)
+    assert list(core.sessions) == ["first"]
+    assert [packet.payload for packet in first.hear()].count(b"gone") == 2
+
+
+def test_a_will_that_ends_another_session_when_both_are_due() -> None:
+    core = BrokerCore()
+    will = MQTTWill("a", b"gone", properties=MQTTWillProps(WillDelayInterval=5))
+    connect(core, "first", will=will, SessionExpiryInterval=9).lost(0.0)
+    connect(core, "second").subscribe("a")
+    core.script = lambda connection, packet, direction: (Ending.CLOSE,)
+    core.tick(5.0)
+    assert list(core.sessions) == ["first"]
+
+
 @pytest.mark.parametrize(("ending", "rest"), [(Ending.CLOSE, ["PINGRESP"]), (Ending.ABORT, [])])
 def test_a_script_ends_a_connection(ending: Ending, rest: list[str]) -> None:
     core = BrokerCore()

@@ -76,7 +76,8 @@ class BrokerCore:
             if connection.deadline() <= now:
                 connection.time_out()
         for session in list(self.sessions.values()):
-            if session.connection is None:
+            # A Will that another session published may have ended this one.
+            if session.connection is None and session.client_id in self.sessions:
                 if session.ends_at <= now:  # [MQTT-4.1.0-2]
                     self.end_session(session)
                 elif session.will_at <= now:

@@ -48,25 +48,27 @@ class Router:
             else:
                 self.retained.pop(message.topic, None)  # [MQTT-3.3.1-6] [MQTT-3.3.1-7]
         due: dict[str, list[Subscription]] = {}
+        # Chosen first and handed over afterwards: a delivery may close a connection, and so end subscriptions.
+        chosen: list[tuple[Session, Delivery]] = []
         found = False
         for subscribers in self.tree.match(message.topic):
             found = True
             first = next(iter(subscribers.values()))
             if is_shared(first.topic_filter):
-                chosen = _in_turn(subscribers)
-                chosen.session.deliver(chosen.deliver(message), now)
+                subscription = _in_turn(subscribers)
+                chosen.append((subscription.session, subscription.deliver(message)))
                 continue
             for client_id, subscription in subscribers.items():
                 if subscription.no_local and client_id == message.publisher:  # [MQTT-3.8.3-3]
                     continue
                 due.setdefault(client_id, []).append(subscription)
         for subscriptions in due.values():
-            session = subscriptions[0].session
             deliveries = [subscription.deliver(message) for subscription in subscriptions]
             if one_copy and len(deliveries) > 1:
                 deliveries = [_joined(deliveries)]
-            for delivery in deliveries:
-                session.deliver(delivery, now)
+            chosen += [(subscriptions[0].session, delivery) for delivery in deliveries]
+        for session, delivery in chosen:
+            session.deliver(delivery, now)
         return found
 
     def retained_for(self, subscription: Subscription, now: float) -> list[Delivery]:
