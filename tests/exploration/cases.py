@@ -1,4 +1,9 @@
-"""Which worlds are explored: all that are of a size."""
+"""Which worlds are explored: all that are of a size.
+
+CI runs the controls and the pairs (44 worlds, some 400,000 steps, about a minute): every mistake that was made on purpose in the core was caught
+by worlds of one message or two. Three messages with two disconnects and a crash are a million steps and more for each world; they take hours,
+and are for whoever changes the session, the link or what is committed when.
+"""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ __all__ = ["Report", "explore", "explore_and_tell", "find_shortest", "freeze", "
 # What is never changed is no state: it is kept once, and stands in a copy by its number.
 _constants: list[Any] = []
 _numbers: dict[Any, int] = {}
+_known: dict[int, int] = {}
 
 
 def _constant(number: int) -> Any:
@@ -50,13 +51,16 @@ def _by_identity(thing: Any) -> tuple[Callable[[int], Any], tuple[int]]:
 
 
 def _by_fields(thing: Any) -> tuple[Callable[[int], Any], tuple[int]]:
+    number = _known.get(id(thing))
+    if number is not None:
+        return _constant, (number,)
     return _number(thing, (type(thing), repr(thing)))
 
 
 def _number(thing: Any, key: Any) -> tuple[Callable[[int], Any], tuple[int]]:
     number = _numbers.get(key)
     if number is None:
-        number = _numbers[key] = len(_constants)
+        number = _numbers[key] = _known[id(thing)] = len(_constants)
         _constants.append(thing)
     return _constant, (number,)
 
@@ -126,15 +130,22 @@ class Report:
 class _Node:
     """A state, what can happen in it, and how it was reached."""
 
-    __slots__ = ("before", "key", "resting", "state", "step", "steps")
+    __slots__ = ("before", "key", "resting", "state", "step", "steps", "world")
 
     def __init__(self, world: World, state: bytes, key: bytes, before: _Node | None = None, step: str = "") -> None:
+        # The first step may be taken from the world itself.
+        self.world: World | None = world
         self.state = state
         self.key = key
         self.before = before
         self.step = step
         self.steps = world.steps()
         self.resting = True
+
+    def copy(self) -> World:
+        """Return a world in this state that nobody else has."""
+        world, self.world = self.world, None
+        return thaw(self.state) if world is None else world
 
     def story(self) -> list[str]:
         steps: list[str] = []
@@ -173,7 +184,7 @@ def explore(case: Case) -> Report:
                 on_path.discard(path.pop().key)
                 continue
             step = node.steps.pop()
-            world = thaw(node.state)
+            world = node.copy()
             if not world.take(step):
                 continue
             report.transitions += 1
@@ -209,7 +220,7 @@ def find_shortest(case: Case, control: Control | None = None) -> Report:
         step = ""
         try:
             for step in node.steps:
-                world = thaw(node.state)
+                world = node.copy()
                 if not world.take(step):
                     continue
                 report.transitions += 1
@@ -219,6 +230,8 @@ def find_shortest(case: Case, control: Control | None = None) -> Report:
                 if key not in seen:
                     seen.add(key)
                     waiting.append(_Node(world, state, key, node, step))
+                    # It waits for long, and a frozen one takes less room.
+                    waiting[-1].world = None
             step = ""
             if node.resting:
                 report.rests += 1

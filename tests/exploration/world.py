@@ -158,6 +158,11 @@ class World:
                 if self.disconnects:
                     found.append("cut")
                 return found
+        if self.connection == DOWN and self.session.phase == WAITING:
+            found.append("dial")
+            if not case.fine:
+                # What happens before dialling can as well happen before CONNECT leaves.
+                return found
         if self.published < len(case.outbound):
             found.append("publish")
         found += self._steps_of_turns()
@@ -169,11 +174,9 @@ class World:
             found.append("callback")
             if self.failed_callbacks and self.inbox[0].answer is None:
                 found.append("callback, failing")
-        if self.connection == DOWN and self.session.phase == WAITING:
-            found.append("dial")
-        elif self.connection == CUT:
+        if self.connection == CUT:
             found.append("notice")
-        elif self.disconnects:
+        elif self.connection == UP and self.disconnects:
             found.append("lose")
         if case.expiry and not self.late:
             found.append("expire")
