@@ -158,7 +158,7 @@ class Broker(Served):
     def publish(
         self,
         topic: str,
-        payload: bytes | str = b"",
+        payload: bytes | bytearray | memoryview | str = b"",
         *,
         qos: int = 0,
         retain: bool = False,
@@ -168,11 +168,11 @@ class Broker(Served):
 
         :raises ArgumentError: a bad topic, payload, QoS or property.
         """
-        payload = payload.encode() if isinstance(payload, str) else bytes(payload)
+        data = payload.encode() if isinstance(payload, str) else bytes(payload)
         if properties.TopicAlias is not None or properties.SubscriptionIdentifier:
             raise ArgumentError("properties: Topic Alias and Subscription Identifier are the broker's own")
-        MQTTPublishPacket(topic, payload, qos, retain, False, 1 if qos else 0, properties).encode()
-        return self.call(lambda: self._core.publish(topic, payload, qos=qos, retain=retain, properties=properties, now=self._clock()))
+        MQTTPublishPacket(topic, data, qos, retain, False, 1 if qos else 0, properties).encode()
+        return self.call(lambda: self._core.publish(topic, data, qos=qos, retain=retain, properties=properties, now=self._clock()))
 
     def disconnect(self, client_id: str, reason_code: int = 0x8B, properties: MQTTDisconnectProps = MQTTDisconnectProps.EMPTY) -> bool:
         """Send a client a DISCONNECT (0x8B: Server shutting down) and close; return whether it was connected (section 3.14)."""
@@ -349,14 +349,14 @@ class Broker(Served):
             connection.receive(data, self._clock())
 
     def _turn(self, now: float) -> None:
-        if self._silent_until is not None:
-            if now < self._silent_until:
-                return
+        if self._silent_until is not None and self._silent_until <= now:
             self._silent_until = None
             for line in self._lines.values():
                 self._adjust(line)
             # What came meanwhile came before what time has made due.
             self._dispatch(0.0)
+        if self._silent_until is not None:
+            return
         core = self._core
         while (due := core.deadline()) is not None and due <= now:
             # One after the other, each at its own time, so that a long leap of a clock is like many short ones.
