@@ -102,3 +102,27 @@ def test_a_client_that_is_closed_has_what_trails_committed() -> None:
     baskets.hurry()
     assert baskets.any()
     assert baskets.take(None, 0.0).journal == [(DELETE, 1)]
+
+
+def test_the_row_of_a_cancelled_publication_trails_no_longer_than_others() -> None:
+    # Its acknowledgement makes no turn: nobody waits for anything.
+    baskets = Baskets(durable=True)
+    baskets.trail(DELETE, 1)
+    baskets.tick(5.0)
+    assert not baskets.any()
+    assert baskets.deadline() == 5.0 + TRAIL_S
+    baskets.tick(5.0 + TRAIL_S)
+    assert baskets.any()
+    assert baskets.take(None, 6.0).journal == [(DELETE, 1)]
+    baskets.tick(7.0)
+    assert baskets.deadline() is None
+
+
+def test_the_time_to_commit_comes_once_however_slow_the_disk() -> None:
+    baskets = Baskets(durable=True)
+    baskets.trail(DELETE, 1)
+    baskets.tick(5.0)
+    baskets.tick(5.0 + TRAIL_S)
+    # A driver that can't commit yet would never sleep otherwise.
+    assert baskets.deadline() is None
+    assert baskets.take(None, 6.0).journal == [(DELETE, 1)]

@@ -80,6 +80,15 @@ class Commits:
                 else:
                     self._leave()
 
+    def is_due(self, now: float) -> bool:
+        """Return whether there is a turn to commit, or rows to load, and nobody is at it. The client's lock is held."""
+        session = self.driver.session
+        if self.busy or self.failed_turn is not None:
+            # The later ones wait for the end of that, or for its next try.
+            return False
+        resting = session.retry_at is not None and now < session.retry_at
+        return session.pump(now) or (not resting and session.wanted_rows(now) is not None)
+
     def run(self) -> None:
         """The committer."""
         driver = self.driver
@@ -166,7 +175,8 @@ class Commits:
             # Nobody may wait for it, so that it is the I/O thread's.
             self.left_over = False
             driver.again = True
-            driver.wake()
+        # Who sleeps has left out what the disk is to do, and does not know of a new try.
+        driver.wake()
 
     def _next(self, number: int | None, target: int) -> tuple[Turn | None, tuple[int, int, int] | None]:
         """Return the turn to be committed, or else which rows are to be loaded. The client's lock is held."""

@@ -250,7 +250,8 @@ class Driver(Waiting):
             if self._has_work(now):
                 self.again = False
                 return 0.0
-            deadline = session.deadline()
+            # Who commits wakes us at the end: until then nothing that the disk is to do can be done.
+            deadline = session.deadline(disk=self.commits is None or not self.commits.busy)
             wait_s = timeout if deadline is None else max(0.0, deadline - now)
             if timeout is not None and (wait_s is None or wait_s > timeout):
                 wait_s = timeout
@@ -270,8 +271,7 @@ class Driver(Waiting):
             return True
         if transport is not None and transport.pending() and session.reading():
             return True
-        # While the disk refuses a turn, the later ones wait for its next try; while somebody commits, for his end.
-        if (self.commits is None or not (self.commits.busy or self.commits.failed_turn)) and session.pump(now):
+        if session.pump(now) if self.commits is None else self.commits.is_due(now):
             return True
         link = session.link
         return link is not None and transport is not None and bool(link.outbox) and not link.unsent

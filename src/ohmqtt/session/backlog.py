@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .baskets import Baskets
     from .settings import SessionSettings
 
-__all__ = ["Backlog"]
+__all__ = ["Backlog", "expiry_error", "is_overdue"]
 
 QUEUED, STORED, SETTLED = State.QUEUED, State.STORED, State.SETTLED
 
@@ -242,12 +242,9 @@ class Backlog:
 
     def expired(self, message: Outgoing, now: float) -> bool:
         """Return whether the interval of a publication ran out before it was sent; if so, settle it."""
-        options = message.options
-        if options is None or options.expires_at is None or options.expires_at > now or message.state not in (QUEUED, STORED):
+        if not is_overdue(message, now) or message.state not in (QUEUED, STORED):
             return False
-        self.settle(
-            message, MessageExpiredError(f"the Message Expiry Interval of {options.expiry_s} s ran out before the message was sent")
-        )
+        self.settle(message, expiry_error(message))
         return True
 
     # ---- the database ----------------------------------------------------------------------------------------------------------------------
@@ -282,3 +279,15 @@ class Backlog:
             self.stored_deleted = {sequence for sequence in self.stored_deleted if sequence > rows[-1].sequence}
         if not self.stored_rows:
             self._move_up()
+
+
+def is_overdue(message: Outgoing, now: float) -> bool:
+    """Return whether the Message Expiry Interval of a publication has run out."""
+    options = message.options
+    return options is not None and options.expires_at is not None and options.expires_at <= now
+
+
+def expiry_error(message: Outgoing) -> MessageExpiredError:
+    """Return what a publication ends with whose Message Expiry Interval ran out."""
+    interval_s = 0 if message.options is None else message.options.expiry_s
+    return MessageExpiredError(f"the Message Expiry Interval of {interval_s} s ran out before the message was sent")

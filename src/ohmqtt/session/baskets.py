@@ -88,8 +88,9 @@ class Baskets:
         return turn
 
     def deadline(self) -> float | None:
-        """Return when trailing entries want a commit of their own."""
-        return None if self.trailing_since is None else self.trailing_since + TRAIL_S
+        """Return when trailing entries want a commit of their own; None if they have asked for it."""
+        # Else the driver would find the time come again and again, for as long as a slow disk is at the commit before.
+        return None if self.trailing_since is None or self.required else self.trailing_since + TRAIL_S
 
     def hurry(self) -> None:
         """Ask for a commit of what trails: the client is being closed, and a clean end leaves nothing to do twice."""
@@ -97,5 +98,9 @@ class Baskets:
 
     def tick(self, now: float) -> None:
         """Ask for a commit if deletions have trailed for long enough."""
-        if self.trailing_since is not None and now >= self.trailing_since + TRAIL_S:
+        if self.trailing_since is None:
+            if self.journal:
+                # The acknowledgement of a publication that was cancelled makes no turn that would note the time.
+                self.trailing_since = now
+        elif now >= self.trailing_since + TRAIL_S:
             self.required = True

@@ -337,6 +337,8 @@ class Session:
 
     def receive_connack(self, link: Link, packet: MQTTConnAckPacket, now: float) -> None:
         """Receive the CONNACK (section 3.2)."""
+        # Whatever we say to it, a goodbye perhaps, must fit already [MQTT-3.2.2-15].
+        link.packet_size_max = packet.properties.MaximumPacketSize or link.packet_size_max
         if packet.reason_code >= 0x80:
             self.identity.refused()
             link.close_error = ConnectRefusedError(f"the server refused the connection with {describe(packet)}", packet)
@@ -512,11 +514,12 @@ class Session:
             return False
         return link.state == CLOSED or not (link.pending() or self.baskets.writes or self.open_turns)
 
-    def deadline(self) -> float | None:
-        """Return when `tick` must be called at the latest."""
-        # While a commit is refused nothing is loaded either.
-        disk_at = self.reload_at if self.retry_at is None else self.retry_at
-        at: list[float | None] = [self.baskets.deadline(), disk_at, self.inbound.deadline()]
+    def deadline(self, *, disk: bool = True) -> float | None:
+        """Return when `tick` must be called at the latest. `disk` False: leave out what the disk is to do then, since it is busy."""
+        at = [self.inbound.deadline()]
+        if disk:
+            # While a commit is refused nothing is loaded either.
+            at += self.baskets.deadline(), self.reload_at if self.retry_at is None else self.retry_at
         if self.phase == WAITING:
             at.append(self.dial_at)
         if self.link is not None:

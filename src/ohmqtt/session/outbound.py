@@ -27,7 +27,7 @@ from ..packet import MQTTPubRelPacket
 from ..records import SessionLostPolicy, State
 from ..serialization import encode_uint16
 from ..topic_alias import AliasPolicy
-from .backlog import Backlog
+from .backlog import Backlog, expiry_error, is_overdue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,7 +142,7 @@ class Outbound(Backlog):
         """Write what may be written now: first what must be re-sent, then the queue, within the server's Receive Maximum."""
         if self.resend:
             retired = len(self.retired)
-            self._send_again(link)
+            self._send_again(link, now)
             if len(self.retired) > retired:
                 self.identity.record()
             if self.resend:
@@ -155,15 +155,17 @@ class Outbound(Backlog):
             queue.popleft()
             self.queue_bytes -= len(message.payload) + len(message.topic_field) + len(message.properties)
 
-    def _send_again(self, link: Link) -> None:
-        """Write what the resumed session has open, as far as the quota goes."""
+    def _send_again(self, link: Link, now: float) -> None:
+        """Write what the resumed session has open, as far as the quota goes. What has never left may have expired meanwhile."""
         resend, writes = self.resend, self.baskets.writes
         while resend:
             message = resend[0]
             if message.state == ASSIGNED:
                 if link.send_quota <= 0 or self._one_at_a_time():  # [MQTT-4.9.0-2]
                     return
-                if self._takes(link, message):
+                if not message.sent and is_overdue(message, now):
+                    self._give_up(message, expiry_error(message))
+                elif self._takes(link, message):
                     link.send_quota -= 1
                     writes.append(message)
             resend.popleft()
