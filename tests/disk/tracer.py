@@ -111,6 +111,7 @@ def trace(function: Callable[[Say], None]) -> Iterator[Call | str]:
     global _libc
     _libc = _libc or ctypes.CDLL(None, use_errno=True)
     reading, writing = os.pipe()
+    os.set_blocking(reading, False)
     child = _fork(function, writing)
     pipe = str(Path(f"/proc/self/fd/{writing}").readlink())
     os.close(writing)
@@ -119,7 +120,9 @@ def trace(function: Callable[[Say], None]) -> Iterator[Call | str]:
         for call in _calls(child):
             if call.name == "write" and call.path_of(call.arguments[0]) == pipe:
                 if call.result is not None:
-                    words = os.read(reading, 1 << 16).decode()
+                    words = ""
+                    with contextlib.suppress(BlockingIOError):  # what another thread said meanwhile may have been read with the last
+                        words = os.read(reading, 1 << 16).decode()
                     if words.startswith("!"):
                         raise ChildFailed(words[1:])
                     yield from words.splitlines()
