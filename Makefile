@@ -18,6 +18,7 @@ help:
 	@echo "make demo     see that nothing is lost and nothing comes twice, although things break (20 seconds)"
 	@echo "make test     run the tests, apart from the slow ones"
 	@echo "make slow     run the slow tests"
+	@echo "make sim      play 20,000 stories of the simulation and say what happened (make sim-hour: for an hour)"
 	@echo "make check    format, lint, types, house rules (about a minute)"
 	@echo "make format   put the code into shape"
 	@echo "make cover    run the tests and ask for every line and branch, and of each room of the core by its own tests"
@@ -41,6 +42,12 @@ test: setup broker
 
 slow: setup broker
 	$(PYTEST) -m slow
+
+sim: setup
+	$(PY) -m tests.simulation --seeds 20000
+
+sim-hour: setup
+	$(PY) -m tests.simulation --minutes 60
 
 check: setup lint types tidy
 

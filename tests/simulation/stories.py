@@ -1,0 +1,49 @@
+"""Stories that failed once, as short as they could be made: what was wrong with the client, and what happened to show it."""
+
+from __future__ import annotations
+
+from tests.simulation.story import Setting, Step, Story
+
+__all__ = ["STORIES"]
+
+STORIES = {
+    # The committer failed behind the back of the I/O thread, which slept on: CONNECT left 30 s later, or never.
+    "a refused commit is tried again in time": Story(
+        Setting(database="safe", threads=True), (Step("fail", 1), Step("step"), Step("dial"), Step("step"), Step("commit"))
+    ),
+    # The time of the next try was over, and somebody was at it: the driver looked again and again until he was done.
+    "the driver sleeps while somebody commits": Story(
+        Setting(database="fast"),
+        (
+            Step("drain", 0, 0, "commit"),
+            Step("disconnect", 0, 2, "commit"),
+            Step("fail", 1),
+            Step("publish", 2),
+            Step("publish", 1),
+        ),
+    ),
+    # The CONNACK that brought the foreign session had a Maximum Packet Size, and our DISCONNECT was larger.
+    "a goodbye fits into what the same CONNACK allows": Story(
+        Setting(overlap=True), (Step("limits", 15_550), Step("advance", 56_847, 41_596), Step("crash"))
+    ),
+    # Nobody waited for the acknowledgement of a cancelled publication, so that nobody noted since when its row's deletion trailed.
+    "the row of a cancelled publication goes in time": Story(
+        Setting(database="safe"), (Step("publish", 26_369), Step("run", 2), Step("cancel"))
+    ),
+    # A turn that needed no disk made room for rows, and only turns that do looked for rows.
+    "rows are loaded when a turn without a journal made room": Story(
+        Setting(database="fast", threads=True, window=2), (Step("publish"), Step("publish"), Step("publish_many", 45_991, 14_275))
+    ),
+    "rows are loaded when an old message gave way to a new one": Story(
+        Setting(database="fast", threads=True, window=2, queue_max=4, queue_policy=2),
+        (
+            Step("publish"),
+            Step("publish", 0, 0, "send"),
+            Step("publish", 0, 0, "commit"),
+            Step("publish"),
+            Step("run"),
+            Step("publish", 16_825),
+            Step("step"),
+        ),
+    ),
+}
