@@ -411,6 +411,42 @@ def test_a_client_whose_disk_hangs_while_rows_are_read_still_ends(disk: Disk) ->
         assert disk.closed.wait(PATIENCE_S)
 
 
+@pytest.mark.slow
+def test_a_commit_that_failed_is_tried_again_although_nothing_else_happens(disk: Disk) -> None:
+    """The committer fails while the I/O thread sleeps: it must hear of the new try, which no packet and no keep alive brings about."""
+    with linked(store=disk, client_id="c", keep_alive=0) as (client, link, _):
+        handle = client.publish("t", b"", 2)
+        packet_id = link.expect("PUBLISH").packet_id
+        driver = client._driver
+        assert driver is not None
+        disk.entered.clear()
+        disk.gate.clear()
+        # The first refusal is told to the user, which happens to wake the I/O thread; the second one is not.
+        disk.commits.extend([FULL, FULL])
+        link.pubrec(packet_id)
+        assert disk.entered.wait(PATIENCE_S)
+        until(client, lambda: driver.sleeping)
+        disk.gate.set()
+        link.expect("PUBREL", packet_id=packet_id)
+        link.pubcomp(packet_id)
+        handle.wait_for_ack(PATIENCE_S)
+
+
+def test_nobody_waits_for_what_the_disk_is_to_do_while_it_is_busy(disk: Disk) -> None:
+    """Its time has come, and comes again each time that somebody looks: the I/O thread would spin."""
+    client = Client(store=disk)
+    driver = client._driver
+    assert driver is not None
+    assert driver.commits is not None
+    driver._before(0.0)
+    with driver.commits.alone():
+        driver.session.retry_at = driver.monotonic()
+        assert driver._before(0.5) == 0.5
+    driver.again = False
+    assert driver._before(0.5) == 0.0
+    client.shutdown()
+
+
 def test_an_internal_error_of_the_committer_is_reported_and_loses_nothing(disk: Disk) -> None:
     class BugError(BaseException):
         """Nothing that a store may raise."""

@@ -454,6 +454,16 @@ def test_a_foreign_session_stops_with_an_error_that_names_the_ways_out() -> None
     assert pair.session.connected_link() is not None
 
 
+@pytest.mark.spec("MQTT-3.2.2-15", "MQTT-3.14.2-3")
+def test_a_goodbye_to_a_foreign_session_fits_what_its_connack_allows() -> None:
+    pair = Pair()
+    pair.start()
+    pair.open()
+    (goodbye,) = pair.accept(session_present=True, MaximumPacketSize=10)
+    assert (goodbye.kind, goodbye.reason_code) == ("DISCONNECT", 0x82)
+    assert goodbye.properties == {}
+
+
 def test_a_foreign_session_can_be_adopted() -> None:
     pair = Pair(adopt_session=True)
     pair.start()

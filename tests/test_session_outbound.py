@@ -478,6 +478,23 @@ def test_what_is_published_while_the_rest_is_sent_again_comes_after_it() -> None
 
 
 @pytest.mark.spec("MQTT-4.3.3-7")
+def test_what_has_an_identifier_and_never_left_expires_all_the_same() -> None:
+    world = World(FakeStore())
+    world.connect()
+    message = expiring(b"payload", 5, world.now)
+    world.outbound.publish(message, world.link)
+    later = world.publish(b"later")
+    world.lose_link()
+    assert message.state == State.ASSIGNED
+    world.now = 100.0
+    assert payloads(world.connect(session_present=True)) == [b"later"]
+    world.turn()
+    assert isinstance(message.outcome, MessageExpiredError)
+    assert world.store is not None
+    assert list(world.store.rows) == [later.sequence]
+
+
+@pytest.mark.spec("MQTT-4.3.3-7")
 def test_what_was_sent_does_not_expire() -> None:
     world = World()
     world.connect()
