@@ -313,8 +313,10 @@ def test_a_full_queue_beside_a_database_says_so_without_a_connection(disk: Disk)
 
 def test_a_goodbye_waits_until_what_it_depends_on_is_on_disk(disk: Disk) -> None:
     with linked(store=disk, client_id="c") as (client, link, _):
+        disk.entered.clear()
         disk.gate.clear()
         publishes = in_thread(client.publish, "t", b"", 1)
+        assert disk.entered.wait(PATIENCE_S)
         ends = in_thread(client.disconnect)
         link.expect_nothing()
         disk.gate.set()
