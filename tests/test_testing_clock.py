@@ -33,7 +33,7 @@ def test_it_does_not_go_backwards(seconds: float) -> None:
     assert clock() == 0.0
 
 
-def test_listeners_hear_of_the_new_time_until_they_stop() -> None:
+def test_listeners_are_called_at_the_old_and_at_the_new_time_until_they_stop() -> None:
     clock = FakeClock()
     heard: list[tuple[str, float]] = []
     stop_first = clock.on_advance(lambda: heard.append(("first", clock())))
@@ -42,7 +42,7 @@ def test_listeners_hear_of_the_new_time_until_they_stop() -> None:
     stop_first()
     stop_first()
     clock.advance(2)
-    assert heard == [("first", 1.0), ("second", 1.0), ("second", 3.0)]
+    assert heard == [("first", 0.0), ("second", 0.0), ("first", 1.0), ("second", 1.0), ("second", 1.0), ("second", 3.0)]
 
 
 class Bell(Served):

@@ -36,20 +36,25 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Move the clock forward, and return when everybody who listens has acted on the new time.
 
+        They first do what is left to do at the old time: a link that was lost before `advance` was lost at the old time.
+
         :param seconds: 0 or more.
         :raises ArgumentError: it would go backwards, or `seconds` is no number.
         """
         if not seconds >= 0:
             raise ArgumentError(f"seconds: 0 or more expected, got {seconds!r}")
         with self._lock:
-            self._now += seconds
             listeners = tuple(self._listeners)
         # Without the lock: a listener may look at the clock, or stop listening.
         for listener in listeners:
             listener()
+        with self._lock:
+            self._now += seconds
+        for listener in listeners:
+            listener()
 
     def on_advance(self, callback: Callable[[], object]) -> Callable[[], None]:
-        """Have `callback()` called after each `advance`, on the thread that calls it; return what ends that."""
+        """Have `callback()` called just before and after each `advance`, on the thread that calls it; return what ends that."""
         with self._lock:
             self._listeners.append(callback)
 
