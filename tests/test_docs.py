@@ -1,7 +1,7 @@
 """What the documents show, works: each Python example compiles, imports only names that exist, and runs if it says so.
 
 The word after ``python`` on a fence decides: ```` ```python run ```` is run by itself, ```` ```python broker ```` against a real Mosquitto
-(which takes the place of ``localhost:1883``), and a plain ```` ```python ```` is compiled and its imports of ``ohmqtt`` are looked up.
+(which takes the place of ``localhost:1883``), ```` ```python pytest ```` is a test file that pytest runs, and a plain ```` ```python ```` is compiled and its imports of ``ohmqtt`` are looked up.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def those(*how: str) -> list[object]:
 
 
 def test_every_example_says_a_known_way_to_be_checked() -> None:
-    assert {example.how for example in EXAMPLES} <= {"", "run", "broker"}
+    assert {example.how for example in EXAMPLES} <= {"", "run", "broker", "pytest"}
 
 
-@pytest.mark.parametrize("example", those("", "run", "broker"))
+@pytest.mark.parametrize("example", those("", "run", "broker", "pytest"))
 def test_example_compiles_and_imports_what_exists(example: Example) -> None:
     tree = ast.parse(example.code, filename=example.place)
     for node in ast.walk(tree):
@@ -92,6 +92,21 @@ def test_example_runs(example: Example, tmp_path: Path) -> None:
 @pytest.mark.parametrize("example", those("broker"))
 def test_example_runs_against_a_broker(example: Example, tmp_path: Path, mosquitto: Mosquitto) -> None:
     run(example, tmp_path, mosquitto.address)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", those("pytest"))
+def test_example_passes(example: Example, tmp_path: Path) -> None:
+    (tmp_path / "test_example.py").write_text(example.code, encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "test_example.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_S,
+        check=False,
+    )
+    assert result.returncode == 0, f"{example.place}\n{result.stdout}\n{result.stderr}"
 
 
 MODULES = sorted(
