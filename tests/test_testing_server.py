@@ -251,6 +251,8 @@ def test_a_will_is_delayed_by_the_clock(broker: Broker, clock: FakeClock) -> Non
         subscribe(watcher, "will")
         with RawClient(broker.address, "me", properties=KEPT, will=will):
             pass
+        # The delay counts from when the broker sees the end of the connection.
+        broker.wait_until(lambda: len(broker.core.connections) == 1)
         clock.advance(29)
         watcher.expect_nothing()
         clock.advance(1)
