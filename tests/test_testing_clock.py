@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ohmqtt.errors import ArgumentError, StateError, WaitTimeoutError
 from ohmqtt.testing.clock import FakeClock
-from ohmqtt.testing.loop import Served
+from ohmqtt.testing.loop import READ, Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,6 +186,31 @@ def test_who_waits_while_it_is_stopped_hears_so() -> None:
     waiter.join(PATIENCE_S)
     # The one that looked for the waiter is no longer among them.
     assert [str(error) for error in heard] == ["this Bell was stopped"]
+
+
+def test_what_had_arrived_when_something_was_asked_is_handled_first() -> None:
+    ours, theirs = socket.socketpair()
+    heard: list[bytes] = []
+    late: Future[list[bytes]] = Future()
+
+    def in_the_middle_of_a_round() -> None:
+        # As another thread would: bytes arrive, then something is asked, after the sockets of this round were looked at.
+        theirs.send(b"abc")
+        bell._requests.append((heard.copy, late))
+
+    with ours, theirs, Bell(FakeClock()) as bell:
+        bell._ask(lambda: bell._watch(ours, READ, lambda _: heard.append(ours.recv(1))))
+        bell._ask(in_the_middle_of_a_round)
+        bell._ask(lambda: None)
+        assert late.result(PATIENCE_S) == [b"a", b"b", b"c"]
+
+
+def test_what_is_asked_is_done_although_there_is_always_more_to_read() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Bell(FakeClock()) as bell:
+        theirs.send(b"x")
+        bell._ask(lambda: bell._watch(ours, READ, lambda _: None))
+        assert bell._ask(lambda: "done") == "done"
 
 
 def test_a_full_waker_is_no_failure() -> None:

@@ -35,6 +35,8 @@ WRITE = selectors.EVENT_WRITE
 
 #: How long the thread is waited for. It is busy for milliseconds; only a hook that hangs takes this long.
 PATIENCE_S = 30.0
+#: How often the sockets are looked at before something that was asked is done, while there is always more.
+CATCH_UP_ROUNDS = 100
 
 _log = logging.getLogger(__name__)
 
@@ -203,9 +205,15 @@ class Served(ABC):
         self._waiting.clear()
 
     def _round(self) -> None:
-        self._dispatch(self._pause_s())
+        # Only those that are here before the sockets are looked at: what had arrived when they were asked is handled first.
+        asked = len(self._requests)
+        self._dispatch(0.0 if asked else self._pause_s())
         self._step()
-        while self._requests:
+        for _ in range(CATCH_UP_ROUNDS if asked else 0):
+            if not self._dispatch(0.0):
+                break
+            self._step()
+        for _ in range(asked):
             function, future = self._requests[0]
             try:
                 result = function()
@@ -217,9 +225,12 @@ class Served(ABC):
                 future.set_result(result)
             self._requests.popleft()
 
-    def _dispatch(self, timeout_s: float | None) -> None:
-        for key, events in self._selector.select(timeout_s):
+    def _dispatch(self, timeout_s: float | None) -> bool:
+        """Have everybody told whose socket is ready; return whether there was one."""
+        ready = self._selector.select(timeout_s)
+        for key, events in ready:
             key.data(events)
+        return bool(ready)
 
     def _step(self) -> None:
         self._turn(self._clock())
