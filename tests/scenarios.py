@@ -43,8 +43,8 @@ class Stage(Protocol):
         """Return where the broker is."""
         ...
 
-    def pass_time(self, seconds: float) -> None:
-        """Let so much time pass for the broker."""
+    def pass_time(self, seconds: float, clients: int) -> None:
+        """Let so much time pass for the broker, from when it sees that only so many clients are left."""
         ...
 
 
@@ -288,7 +288,7 @@ def a_will_waits_for_its_delay(stage: Stage, join: Join) -> None:
             alice.back()  # in time
             watcher.publish(topic, b"she is back", 1)
             alice.away()
-            stage.pass_time(3.5)
+            stage.pass_time(3.5, 1)
             assert texts(watcher.messages.wait(2)) == ["she is back", "lost"]
 
 
@@ -330,7 +330,7 @@ def a_session_expires(stage: Stage, join: Join) -> None:
     client_id = unused("client")
     with join(stage.address(OPEN), client_id, expiry_s=1) as bob:
         bob.away()
-        stage.pass_time(2.5)
+        stage.pass_time(2.5, 0)
         bob.back()
         assert not bob.session_present
 
@@ -374,7 +374,7 @@ def a_message_expires(stage: Stage, join: Join) -> None:
         bob.away()
         alice.publish(topic, b"short", 1, MessageExpiryInterval=1)
         alice.publish(topic, b"long", 1, MessageExpiryInterval=100)
-        stage.pass_time(2.5)
+        stage.pass_time(2.5, 1)
         bob.back()
         (message,) = bob.messages.wait()
         assert message.payload == b"long"

@@ -120,6 +120,9 @@ def test_an_interrupt_during_a_commit_loses_no_turn(tmp_path: Path) -> None:
 
     with Peer() as peer, Client(store=store, settings=QUICK) as client:
         link = attach(client, peer, connack={"ReceiveMaximum": 1})
+        driver = driver_of(client)
+        while driver.commits.busy or not driver.sleeping:  # else the committer may be the one that is interrupted
+            time.sleep(0.001)
         store.attempts.clear()
         store.refuse = interrupted
         with pytest.raises(KeyboardInterrupt):

@@ -55,7 +55,9 @@ class OurStage:
             )
         return BrokerSettings(report_no_subscribers=False)
 
-    def pass_time(self, seconds: float) -> None:
+    def pass_time(self, seconds: float, clients: int) -> None:
+        broker: Broker = self.__dict__[OPEN]
+        broker.wait_until(lambda: len(broker.core.connections) == clients)
         self._clock.advance(seconds)
 
 
@@ -83,7 +85,7 @@ class MosquittosStage:
             "listener_config": ["max_qos 1", "max_topic_alias 2"],
         }
 
-    def pass_time(self, seconds: float) -> None:
+    def pass_time(self, seconds: float, clients: int) -> None:
         let_time_pass(seconds)
 
 
