@@ -33,7 +33,8 @@ class RawClient:
         else:
             self.sock = socket.create_connection((target.host, target.port), PATIENCE_S)
         if tls_context is not None:
-            self.sock = tls_context.wrap_socket(self.sock, server_hostname=target.host)
+            # An end without TLS's goodbye raises.
+            self.sock = tls_context.wrap_socket(self.sock, server_hostname=target.host, suppress_ragged_eofs=False)
         self._data = b""
         if client_id is not None:
             self.send(MQTTConnectPacket(client_id, **connect))

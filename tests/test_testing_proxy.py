@@ -105,9 +105,13 @@ def test_many_bytes_arrive_unchanged_although_buffers_are_bounded(ends: Ends) ->
     data = bytes(range(256)) * 32_768  # 8 MiB: more than sockets and the proxy hold together
     sender = threading.Thread(target=client.sendall, args=(data,))
     sender.start()
-    # Nothing is taken before the proxy is full and holds the sender back.
     flow = ends.proxy._links[0].flows[0]
-    ends.proxy._wait_until(lambda: flow.held_bytes >= HELD_BYTES_MAX and flow.blocked, PATIENCE_S, lambda: "a full proxy")
+
+    def is_full() -> bool:
+        return flow.blocked and flow.held_bytes >= HELD_BYTES_MAX and flow.source not in ends.proxy._selector.get_map()
+
+    # Nothing is taken before the proxy is full and reads no more.
+    ends.proxy._wait_until(is_full, PATIENCE_S, lambda: "a full proxy")
     assert take(broker, len(data)) == data
     sender.join(PATIENCE_S)
 

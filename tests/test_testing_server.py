@@ -212,6 +212,24 @@ def test_nothing_is_read_from_a_connection_that_is_closing(broker: Broker) -> No
         assert len(broker.packets) == before
 
 
+def test_what_comes_on_a_closing_connection_is_thrown_away(broker: Broker) -> None:
+    with RawClient(broker.address, "me") as client:
+        (line,) = broker._lines.values()
+
+        def close_while_blocked() -> bytes:
+            line.blocked = True
+            broker.core.disconnect("me", 0x8B)
+            client.send(MQTTPublishPacket("late"))
+            line.sock.setblocking(True)
+            broker._read(line)
+            line.sock.setblocking(False)
+            return line.connection._buffer
+
+        assert broker.call(close_while_blocked) == b""
+        client.expect(MQTTDisconnectPacket)
+        client.expect_end()
+
+
 def test_sockets_that_were_ready_and_are_no_longer_are_left_alone(broker: Broker, certificates: Certificates) -> None:
     with RawClient(broker.address, "me") as client:
         (line,) = broker._lines.values()
@@ -297,6 +315,7 @@ def test_what_was_received(broker: Broker) -> None:
         assert broker.packets[-1] == ("me", MQTTPubRelPacket(7))
         assert len(broker.wait_for_messages(1, "a/2")) == 1
         broker.publish("a/2", "from the broker itself doesn't count")
+        assert len(broker.received) == 3
         broker.forget()
         assert broker.received == []
         assert broker.packets == []

@@ -258,10 +258,8 @@ class Proxy(Served):
             if not data:
                 self._cut_link(flow.link)
                 return
-            if self._cut_left(flow.way) == 0:
-                self._cut_here(flow)
-                return
             try:
+                # Nothing at all where the cut is due before this byte.
                 sent = flow.sink.send(data[: min(size, self._cut_left(flow.way))])
             except BlockingIOError:
                 flow.blocked = True
@@ -284,11 +282,8 @@ class Proxy(Served):
         if self._cuts and self._cuts[0][0] == flow.way:
             self._cuts[0] = (flow.way, self._cuts[0][1] - sent)
             if self._cuts[0][1] == 0:
-                self._cut_here(flow)
-
-    def _cut_here(self, flow: _Flow) -> None:
-        self._cuts.popleft()
-        self._cut_link(flow.link)
+                self._cuts.popleft()
+                self._cut_link(flow.link)
 
     def _cut_link(self, link: _Link, *, reset: bool = False) -> None:
         self._links.remove(link)
