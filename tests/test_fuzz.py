@@ -254,15 +254,20 @@ def check(data: bytes) -> str:
     packet, offset = decoded
     assert 2 <= offset <= len(data)
     repr(packet)
-    try:
-        again = packet.encode()
-    except ArgumentError as error:
-        # The two things that are taken and never sent.
-        assert str(error).startswith(("session_present: not allowed with", "payload: PayloadFormatIndicator is 1"))
-        return "taken"
-    assert decode_packet(again) == (packet, len(again))
-    assert len(again) <= offset
+    again = encode(packet)
+    if again is not None:
+        assert decode_packet(again) == (packet, len(again))
+        assert len(again) <= offset
     return "taken"
+
+
+def encode(packet: MQTTPacket) -> bytes | None:
+    """Return what was taken as it would be sent, or None if it is one of the two things that are taken and never sent."""
+    try:
+        return packet.encode()
+    except ArgumentError as error:
+        assert str(error).startswith(("session_present: not allowed with", "payload: PayloadFormatIndicator is 1"))
+        return None
 
 
 def mutate(seed: int, count: int) -> dict[str, int]:
@@ -325,4 +330,5 @@ def test_noise_is_refused_by_every_decoder(part: int) -> None:
             except ProtocolError:
                 continue
             assert isinstance(packet, MQTTPacket)
-            assert packet.encode()[0] == first_byte
+            again = encode(packet)
+            assert again is None or again[0] == first_byte
