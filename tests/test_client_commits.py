@@ -485,6 +485,8 @@ def test_a_client_whose_disk_is_gone_still_ends(disk: Disk, closing: Exception |
         with pytest.raises(StateError, match="closed"):
             client.publish("t")
         assert "disk full" in log.get().getMessage()
+        while "its database has not taken the last changes (1)" not in log.get().getMessage():
+            pass
 
 
 def test_a_database_in_use_is_refused_at_once(tmp_path: Path) -> None:

@@ -583,6 +583,14 @@ def test_after_a_restart_new_identifiers_keep_clear_of_those_on_disk() -> None:
     assert sorted(packet.packet_id for packet in pair.sent()[4:]) == [4, 5, 6, 65_535]
 
 
+@pytest.mark.parametrize(("random", "first"), [(0.0, 1), (0.5, 32_768), (1 - 2**-53, 65_535)])
+def test_after_a_restart_identifiers_begin_where_chance_says(random: float, first: int) -> None:
+    pair = Pair(durable=True)
+    pair.session.recover(stored(), outgoing, random)
+    pair.connect()
+    assert [pair.publish(qos=1).packet_id for _ in range(2)] == [first, first % 65_535 + 1]
+
+
 def test_the_end_of_a_session_is_on_disk_before_anything_of_the_new_one_leaves() -> None:
     pair = Pair(durable=True)
     pair.session.recover(stored(in_flight=1), outgoing)

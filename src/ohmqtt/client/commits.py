@@ -281,12 +281,23 @@ class Commits:
             with self.alone():
                 with driver.lock:
                     if not self.over:
+                        self._tell_refused()
                         self._give_out(driver.monotonic())
                 try:
                     self.store.close()
                 finally:
                     with driver.lock:
                         self.over = True
+
+    def _tell_refused(self) -> None:
+        """Say so if the disk has refused to the end. The client's lock is held."""
+        driver = self.driver
+        session = driver.session
+        refused = len(session.baskets.journal) + (0 if self.unfinished is None else len(self.unfinished.journal))
+        if refused:
+            text = f"the client ends, and its database has not taken the last changes ({refused}): whoever opens it next may send again, or hear "
+            session.urgent.append(Report(ERROR, f"{text}again, of messages that ended with them"))
+            driver.tell_urgent()
 
     def _abandon(self) -> None:
         """The disk doesn't answer: end without it. The client's lock is held."""

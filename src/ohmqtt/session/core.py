@@ -127,9 +127,14 @@ class Session:
 
     # ---- connecting ------------------------------------------------------------------------------------------------------------------
 
-    def recover(self, state: StoredState, make: Callable[[StoredMessage], Outgoing]) -> None:
-        """Take over what a store kept from a former process."""
+    def recover(self, state: StoredState, make: Callable[[StoredMessage], Outgoing], random: float = 0.0) -> None:
+        """Take over what a store kept from a former process.
+
+        `random`: 0 ≤ random < 1, where packet identifiers begin. A store that has lost its last moments with the power knows nothing of
+        exchanges that the server still has open, and one of their identifiers would make a new QoS 2 message the repeat of an old one.
+        """
         self.outbound.recover(state, make)
+        self.outbound.last_packet_id = int(random * PACKET_ID_MAX)
         self.identity.recover(state)
         self.inbound.received.update(dict.fromkeys(state.received))
 
