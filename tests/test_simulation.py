@@ -11,9 +11,9 @@ import os
 import pytest
 
 from tests.simulation import runner
-from tests.simulation.play import play
+from tests.simulation.play import PLAYED, play
 from tests.simulation.stories import STORIES
-from tests.simulation.story import Setting, Step, Story, make_story, shrink
+from tests.simulation.story import STEPS, Setting, Step, Story, make_story, shrink
 
 
 def first_seed() -> int:
@@ -52,6 +52,10 @@ def test_a_seed_tells_the_same_story_each_time() -> None:
         first, again = play(make_story(seed)), play(make_story(seed))
         assert first[0] == again[0]
         assert first[1] is again[1] is None
+
+
+def test_there_is_somebody_who_does_each_step() -> None:
+    assert PLAYED.keys() == STEPS.keys()
 
 
 def test_a_failing_story_is_shrunk_to_what_matters() -> None:

@@ -31,8 +31,9 @@ from tests.simulation import books, wire
 from tests.simulation.surroundings import Image, Violation
 
 if TYPE_CHECKING:
-    from tests.simulation.play import Play, Process
+    from tests.simulation.process import Process
     from tests.simulation.server import ServerLink
+    from tests.simulation.stage import Stage
     from tests.simulation.surroundings import Pipe
 
 __all__ = ["Judge", "Sent"]
@@ -97,8 +98,8 @@ class Sent:
 class Judge:
     """See above. Also the server's `Witness`."""
 
-    def __init__(self, play: Play) -> None:
-        self.play = play
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
         self.events: Counter[str] = Counter()
         self.sent: dict[int, Sent] = {}
         # Not all of whose handles were seen to be resolved.
@@ -133,9 +134,9 @@ class Judge:
 
     def end_process(self, process: Process) -> None:
         """The process dies: the callbacks that nobody will remember may run again."""
-        received = set() if self.play.disk is None else set(self.play.disk.volatile.received)
+        received = set() if self.stage.disk is None else set(self.stage.disk.volatile.received)
         session = process.driver.session
-        server = self.play.server
+        server = self.stage.server
         if server.session is not None:
             for packet_id, message in server.session.out.items():
                 if message.qos == 2 and not message.released and packet_id not in received:
@@ -165,8 +166,8 @@ class Judge:
             self.hidden_losses += 1
 
     def may_be_foreign(self, pipe: Pipe) -> bool:
-        session = self.play.server.session
-        return self.play.disk is None and session is not None and session.first_pipe.owner != pipe.owner
+        session = self.stage.server.session
+        return self.stage.disk is None and session is not None and session.first_pipe.owner != pipe.owner
 
     def link_ended(self, link: ServerLink) -> None:
         session = link.session
@@ -178,7 +179,7 @@ class Judge:
 
     def new_publication(self, process: Process, qos: int, topic: str, retain: bool, expiry_s: int | None, size: int) -> Sent:
         number = len(self.sent) + 1
-        entry = Sent(number, process, qos, topic, retain, None if expiry_s is None else self.play.now + expiry_s, size)
+        entry = Sent(number, process, qos, topic, retain, None if expiry_s is None else self.stage.now + expiry_s, size)
         entry.epoch_before = self.learned_epoch
         entry.goodbyes_before = self.goodbyes
         self.sent[number] = entry
@@ -189,7 +190,7 @@ class Judge:
     def accepted(self, entry: Sent) -> None:
         """The call has returned: with a database, the message is on disk."""
         entry.promised = True
-        disk = self.play.disk
+        disk = self.stage.disk
         if disk is None or not entry.qos or entry.handles[-1].state == 5:
             return
         image = disk.volatile if disk.fast else disk.durable
@@ -203,7 +204,7 @@ class Judge:
     def check_offered(self, pipe: Pipe, data: bytes) -> None:
         """The client hands bytes to the socket: what they depend on must be on disk by now."""
         packets, self.wire[pipe] = wire.split(self.wire.get(pipe, b"") + data)
-        disk = self.play.disk
+        disk = self.stage.disk
         image = None if disk is None else disk.volatile if disk.fast else disk.durable
         for first, body, _ in packets:
             kind = first & 0xF0
@@ -218,10 +219,10 @@ class Judge:
 
     def _check_publish(self, pipe: Pipe, packet: wire.Publish, image: Image | None) -> None:
         entry = self.sent[int(packet.payload.split(b" ", 1)[0])]
-        now = self.play.now
+        now = self.stage.now
         if entry.raised is not None:
             raise Violation(f"message {entry.number} is sent, and its call raised {entry.raised!r}")
-        if not self.torn and (entry.ended() or (entry.fate == SUCCESS and entry.process is self.play.process)):
+        if not self.torn and (entry.ended() or (entry.fate == SUCCESS and entry.process is self.stage.process)):
             raise Violation(f"message {entry.number} is sent after its last word, {entry.fate!r}")
         if entry.first_offer is None:
             entry.first_offer = now
@@ -229,10 +230,10 @@ class Judge:
             if (
                 entry.expires_at is not None
                 and pipe.opened_at >= entry.expires_at + (image is not None)
-                and entry.process is self.play.process
+                and entry.process is self.stage.process
             ):
                 raise Violation(f"message {entry.number} is sent first at {now}, and its interval ran out at {entry.expires_at}")
-            if packet.dup and entry.process is self.play.process:
+            if packet.dup and entry.process is self.stage.process:
                 raise Violation(f"message {entry.number} is sent for the first time with DUP [MQTT-3.3.1-2]")
         entry.offers += 1
         if not packet.qos:
@@ -251,7 +252,7 @@ class Judge:
 
     def _is_saying_goodbye(self, entry: Sent) -> bool:
         """Return whether a goodbye has ended the session, and the message with it, and both are on their way out."""
-        process = self.play.process
+        process = self.stage.process
         link = None if process is None else process.driver.session.link
         return link is not None and link.state == CLOSING and all(handle.outcome is not None for handle in entry.handles)
 
@@ -280,7 +281,7 @@ class Judge:
             raise Violation(f"message {number} arrived as {publish!r}, which isn't how it was published")
         if (publish.expiry_s is None) != (entry.expires_at is None):
             raise Violation(f"message {number} arrived with Message Expiry Interval {publish.expiry_s}")
-        if number not in self.play.server.arrived_in:
+        if number not in self.stage.server.arrived_in:
             # A goodbye that ends the session takes QoS 0 along, and what stands before it waits for the next session.
             kind = min(publish.qos, 1) if self.goodbyes else 0
             if number < self.last_arrival[kind] and not self.torn and not entry.out_of_order:
@@ -295,9 +296,9 @@ class Judge:
 
     def tell(self, entry: Sent, outcome: Any) -> None:
         """Somebody was told what became of a publication: is it true?"""
-        server = self.play.server
+        server = self.stage.server
         number = entry.number
-        if entry.fate == SUCCESS and entry.process is not self.play.process:
+        if entry.fate == SUCCESS and entry.process is not self.stage.process:
             # The deletion of its row trailed, and the process died before: what is said of it now comes second.
             self.note("told again after a crash")
             return
@@ -321,17 +322,17 @@ class Judge:
             raise Violation(f"message {number} is said to have been acknowledged, and the server has it {server.accepted[number]} times")
 
     def _is_true(self, entry: Sent, error: Exception) -> bool:
-        play = self.play
-        setting = play.story.setting
+        stage = self.stage
+        setting = stage.story.setting
         sent = entry.first_offer is not None
         if isinstance(error, PublishError):
-            return entry.number in play.server.rejected
+            return entry.number in stage.server.rejected
         if isinstance(error, SessionLostError):
             # Of a former process nobody knows whether it came to send what it had committed.
-            sent = sent or entry.process is not play.process
-            return sent and (play.server.epoch > entry.epoch_before or self._said_goodbye(entry))
+            sent = sent or entry.process is not stage.process
+            return sent and (stage.server.epoch > entry.epoch_before or self._said_goodbye(entry))
         if isinstance(error, MessageExpiredError):
-            return entry.expires_at is not None and entry.expires_at - 1 < play.now and (not sent or setting.republish or self.torn)
+            return entry.expires_at is not None and entry.expires_at - 1 < stage.now and (not sent or setting.republish or self.torn)
         if isinstance(error, MessageDroppedError):
             return (not sent or setting.republish or self.torn) and (
                 QueuePolicy(setting.queue_policy).name.startswith("DROP") or not setting.queue_qos0
@@ -339,22 +340,22 @@ class Judge:
         if isinstance(error, CancelledError):
             return entry.cancelled
         if isinstance(error, ClientClosedError):
-            if play.disk is not None and entry.qos:
-                stored = any(row.number == entry.number for row in play.disk.volatile.rows.values())
+            if stage.disk is not None and entry.qos:
+                stored = any(row.number == entry.number for row in stage.disk.volatile.rows.values())
                 # It may have ended meanwhile: then that is what is being told.
                 known = stored == error.stored or self.telling == entry.number or self._disk_refused_to_the_end()
                 if error.stored and not stored:
                     # Kept by the database, and ended since: expired, or dropped for another.
-                    known |= entry.expires_at is not None and entry.expires_at <= play.now
+                    known |= entry.expires_at is not None and entry.expires_at <= stage.now
                     known |= bool(setting.queue_max) and QueuePolicy(setting.queue_policy) is QueuePolicy.DROP_OLDEST
                 return known and self._said_goodbye(entry)
             return not error.stored and self._said_goodbye(entry)
         if isinstance(error, LinkLostError):
             return entry.qos == 0
         if isinstance(error, StoreError):
-            return play.disk is not None and not sent
+            return stage.disk is not None and not sent
         if isinstance(error, PoisonMessageError):
-            return sent and play.server.closings >= 3
+            return sent and stage.server.closings >= 3
         return isinstance(error, (PacketTooLargeError, ServerLimitError))
 
     def _said_goodbye(self, entry: Sent) -> bool:
@@ -366,14 +367,14 @@ class Judge:
     def begin_callback(self, process: Process, tag: int, message: Message) -> int:
         """A callback of the user's begins; return the number of its message."""
         number = int(message.payload.split(b" ", 1)[0])
-        server = self.play.server
+        server = self.stage.server
         known = server.topics.get(number)
         if known is None or known[0] != message.topic or message.qos > known[1]:
             raise Violation(f"a callback gets message {number} as {message!r}, and the server sent {known!r}")
         self.calls[number, tag] += 1
         self.delivered[number] += 1
         self.note(f"callback QoS {message.qos}")
-        if message.qos == 2 and not self.torn and not self.play.story.setting.overlap:
+        if message.qos == 2 and not self.torn and not self.stage.story.setting.overlap:
             allowed = 1 + self.repeatable[number]
             if self.delivered[number] > allowed:
                 raise Violation(f"QoS 2 message {number} is delivered {self.delivered[number]} times, {allowed} at most are due")
@@ -398,7 +399,7 @@ class Judge:
             return
         if self.torn or self.hidden_losses:
             return
-        process = self.play.process
+        process = self.stage.process
         unmatched = self.unmatched + (0 if process is None else process.driver.session.inbound.unmatched_count)
         if not unmatched:
             raise Violation(f"message {number} is acknowledged, and its callback has not returned")
@@ -409,7 +410,7 @@ class Judge:
     def check(self) -> None:
         """Look at everything between two steps."""
         self.look_at_handles()
-        process = self.play.process
+        process = self.stage.process
         if process is None or process.dead:
             return
         driver = process.driver
@@ -420,18 +421,18 @@ class Judge:
             if any(not handle.done for entry in self.open.values() for handle in entry.handles if entry.process is process):
                 raise Violation("the client is closed, and a handle is open")
             return
-        books.check(driver, self.play.disk)
-        if self.play.story.setting.threads and not process.is_awake(self.play.now):
-            books.check_sleep(driver, process.wake_at, self.play.now)
+        books.check(driver, self.stage.disk)
+        if self.stage.story.setting.threads and not process.is_awake(self.stage.now):
+            books.check_sleep(driver, process.wake_at, self.stage.now)
         self._learn(driver)
 
     def _disk_refused_to_the_end(self) -> bool:
-        process = self.play.process
+        process = self.stage.process
         return process is not None and process.driver.closing and self.events["commit fails"] > 0
 
     def _look_at_what_is_left(self) -> None:
         """The client has closed although the disk refused: what it said at the end is not on disk, and is undone by the next process."""
-        disk = self.play.disk
+        disk = self.stage.disk
         for row in () if disk is None else disk.volatile.rows.values():
             entry = self.sent[row.number]
             if self._disk_refused_to_the_end() and (entry.ended() or isinstance(entry.fate, ClientClosedError)):
@@ -459,7 +460,7 @@ class Judge:
         commits = driver.commits
         if commits is not None and (commits.unfinished is not None or driver.session.baskets.required):
             return
-        server_link = self.play.server.connected_link()
+        server_link = self.stage.server.connected_link()
         if server_link is not None and server_link.pipe is driver.transport and server_link.session is not None:
             if self.may_be_foreign(driver.transport) and not self.torn:
                 # Its first CONNECT got no answer, so that it takes what it finds for its own.
@@ -469,15 +470,15 @@ class Judge:
 
     def check_keep_alive(self) -> None:
         """A connection on which nothing arrives is given up within twice the keep alive."""
-        process = self.play.process
+        process = self.stage.process
         if process is None or process.dead:
             return
         session = process.driver.session
         link = session.link
-        pipe = self.play.pipe()
+        pipe = self.stage.pipe()
         if link is None or pipe is None or link.state != CONNECTED or not link.keep_alive_s or not session.reading():
             return
-        silent_s = self.play.now - max(pipe.last_read_at, link.connected_at, self.play.stood_still_until)
+        silent_s = self.stage.now - max(pipe.last_read_at, link.connected_at, self.stage.stood_still_until)
         if silent_s > 2 * link.keep_alive_s + 1:
             raise Violation(f"nothing arrived for {silent_s} s, the keep alive is {link.keep_alive_s} s, and the connection stands")
 
@@ -489,22 +490,22 @@ class Judge:
         session = driver.session
         if process.dead or driver.closing or session.connected_link() is None or driver.delivery.inbox or driver.delivery.completed:
             return False
-        if self.play.blocked or session.baskets.journal or not session.idle() or not self.play.server.is_quiet(self._given_up(session)):
+        if self.stage.blocked or session.baskets.journal or not session.idle() or not self.stage.server.is_quiet(self._given_up(session)):
             return False
         if session.inbound.unmatched or (driver.commits is not None and driver.commits.unfinished is not None):
             return False
-        server_link = self.play.server.connected_link()
+        server_link = self.stage.server.connected_link()
         if server_link is None or server_link.pipe is not driver.transport:
             return False
         return not (session.outbound.in_flight or session.outbound.released or self.open)
 
     def _given_up(self, session: Any) -> set[int]:
         """Return the identifiers of exchanges that the server waits for in vain."""
-        known = self.play.server.session
+        known = self.stage.server.session
         return set(known.received) if self.torn and known is not None else set(session.outbound.retired)
 
     def describe_unrest(self) -> str:
-        process = self.play.process
+        process = self.stage.process
         if process is None:
             return "no process"
         session = process.driver.session
@@ -512,36 +513,36 @@ class Judge:
             f"phase {session.phase}, failure {session.failure!r}, last error {session.last_error!r}, idle {session.idle()}, "
             f"in flight {list(session.outbound.in_flight)}, released {list(session.outbound.released)}, queue {len(session.outbound.queue)}, "
             f"stored {session.outbound.stored_rows}, open handles {sorted(self.open)}, journal {session.baskets.journal}, "
-            f"server quiet {self.play.server.is_quiet(self._given_up(session))}, unmatched {len(session.inbound.unmatched)}, "
+            f"server quiet {self.stage.server.is_quiet(self._given_up(session))}, unmatched {len(session.inbound.unmatched)}, "
             f"requests {list(session.outbound.requests)}"
         )
 
     def check_end(self) -> None:
         """All is at rest: every promise is kept by now."""
-        play = self.play
-        process = play.process
+        stage = self.stage
+        process = stage.process
         assert process is not None
         outbound = process.driver.session.outbound
         left = {"messages": outbound.messages, "bytes": outbound.bytes, "queue_bytes": outbound.queue_bytes, "heirs": len(outbound.heirs)}
         if any(left.values()):
             raise Violation(f"all publications have ended, and the books say {left}")
-        if play.disk is not None and (play.disk.volatile.rows or play.disk.volatile.received) and not (self.torn or self.hidden_losses):
-            raise Violation(f"all is done, and the database holds {list(play.disk.volatile.rows)}, {list(play.disk.volatile.received)}")
+        if stage.disk is not None and (stage.disk.volatile.rows or stage.disk.volatile.received) and not (self.torn or self.hidden_losses):
+            raise Violation(f"all is done, and the database holds {list(stage.disk.volatile.rows)}, {list(stage.disk.volatile.received)}")
         for entry in self.sent.values():
             self._check_end_of(entry)
-        for number in range(1, play.server.messages + 1):
+        for number in range(1, stage.server.messages + 1):
             self._check_end_of_message(number)
 
     def _check_end_of(self, entry: Sent) -> None:
-        play = self.play
-        accepted = play.server.accepted[entry.number]
-        if entry.qos == 2 and accepted > 1 and not (self.torn or self.hidden_losses or play.story.setting.republish):
+        stage = self.stage
+        accepted = stage.server.accepted[entry.number]
+        if entry.qos == 2 and accepted > 1 and not (self.torn or self.hidden_losses or stage.story.setting.republish):
             raise Violation(f"QoS 2 message {entry.number} was accepted {accepted} times")
         if entry.qos == 0 and accepted > 1:
             raise Violation(f"QoS 0 message {entry.number} arrived {accepted} times")
         if not entry.qos or not entry.promised or self.torn:
             return
-        kept = play.disk is not None or entry.process is play.process
+        kept = stage.disk is not None or entry.process is stage.process
         if (
             kept
             and not accepted
@@ -551,7 +552,7 @@ class Judge:
             raise Violation(f"message {entry.number} was promised, and is lost: nobody has it, and nobody was told (fate: {entry.fate!r})")
 
     def _check_end_of_message(self, number: int) -> None:
-        server = self.play.server
+        server = self.stage.server
         if number in server.completed and not self.delivered[number] and server.completed[number] < 0x80:
             if self.torn or self.hidden_losses or self.events["acknowledged without a callback"]:
                 return
