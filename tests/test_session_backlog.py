@@ -154,6 +154,17 @@ def test_what_expires_in_the_queue_is_settled_in_time(qos: int) -> None:
     world.check()
 
 
+def test_a_row_grows_older_while_it_waits_for_the_disk() -> None:
+    store = FakeStore()
+    world = World(store)
+    world.outbound.publish(expiring(b"soon", 10, world.now), None)
+    world.outbound.publish(expiring(b"too late", 4, world.now), None)
+    world.now = 4.5
+    world.turn()
+    assert [row.expiry_s for row in store.rows.values()] == [5.5, 0.0]
+    world.check()
+
+
 def test_what_expired_unnoticed_is_not_sent() -> None:
     world = World()
     message = expiring(b"payload", 10, world.now)

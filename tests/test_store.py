@@ -46,7 +46,7 @@ class Clock:
         self.now += seconds
 
 
-def message(sequence: int, packet_id: int = 0, payload: bytes = b"payload", expiry_s: int | None = None) -> StoredMessage:
+def message(sequence: int, packet_id: int = 0, payload: bytes = b"payload", expiry_s: float | None = None) -> StoredMessage:
     return StoredMessage(sequence, packet_id, 0, 1, False, "some/topic", b"\0", payload, 0, expiry_s)
 
 
@@ -194,7 +194,7 @@ class Model:
     def age(self, kept: StoredMessage) -> StoredMessage:
         found = copy.copy(kept)
         if found.expiry_s is not None:
-            found.expiry_s = max(0, found.expiry_s - max(0, int(self.clock() - self.disk["stored", kept.sequence])))
+            found.expiry_s = max(0, found.expiry_s - max(0, self.clock() - self.disk["stored", kept.sequence]))
         return found
 
     def load(self) -> StoredState:
@@ -337,7 +337,7 @@ class GrowsYounger(Model):
     def age(self, kept: StoredMessage) -> StoredMessage:
         found = copy.copy(kept)
         if found.expiry_s is not None:
-            found.expiry_s = max(0, found.expiry_s - int(self.clock() - self.disk["stored", kept.sequence]))
+            found.expiry_s = max(0, found.expiry_s - (self.clock() - self.disk["stored", kept.sequence]))
         return found
 
 
@@ -429,14 +429,12 @@ def test_random_journals_do_to_the_file_what_they_do_to_the_model(tmp_path: Path
 # -- rows and time ------------------------------------------------------------------------------------------------------------------------
 
 
-def test_seconds_left_are_rounded_in_favour_of_the_message(tmp_path: Path) -> None:
+def test_seconds_left_are_not_rounded(tmp_path: Path) -> None:
     clock = Clock()
     store = SQLiteStore(tmp_path / "a.db", wall_clock=clock)
-    store.commit([(INSERT, message(1, expiry_s=10))])
-    clock.advance(0.9)
-    assert store.load_queued(0, 1, ALL)[0].expiry_s == 10
-    clock.advance(0.2)
-    assert store.load_queued(0, 1, ALL)[0].expiry_s == 9
+    store.commit([(INSERT, message(1, expiry_s=9.5))])
+    clock.advance(0.75)
+    assert store.load_queued(0, 1, ALL)[0].expiry_s == 8.75
     store.close()
 
 

@@ -26,7 +26,8 @@ class StoredMessage:
 
     ``sequence`` orders all messages for ever, 1 … 2⁶³-1. ``packet_id`` is 0 as long as the message was never sent. ``released`` is 0,
     or the order number of its PUBREC: what is pending then is PUBREL. ``properties`` is the encoded block, length included.
-    ``expiry_s`` is the rest of the Message Expiry Interval in seconds, 0 if it ran out, ``None`` if there is none.
+    ``expiry_s`` is the rest of the Message Expiry Interval in seconds when the commit began, or when it was loaded; 0 if it ran out, ``None``
+    if there is none.
     """
 
     __slots__ = ("alias_policy", "expiry_s", "packet_id", "payload", "properties", "qos", "released", "retain", "sequence", "topic")
@@ -42,7 +43,7 @@ class StoredMessage:
         properties: bytes,
         payload: bytes,
         alias_policy: int = 0,
-        expiry_s: int | None = None,
+        expiry_s: float | None = None,
     ) -> None:
         self.sequence = sequence
         self.packet_id = packet_id

@@ -86,7 +86,7 @@ CREATE TABLE message (
     released INTEGER NOT NULL,       -- 2^56 + order of its PUBREC (2^56: none yet)
     size INTEGER NOT NULL,           -- bytes of topic, properties and payload
     flags INTEGER NOT NULL,          -- QoS + 4 * RETAIN + 8 * alias policy (a column each would cost 0.5 of 6 us)
-    expiry_s INTEGER,                -- seconds that were left at stored_at
+    expiry_s REAL,                   -- seconds that were left at stored_at
     stored_at REAL,                  -- wall clock, only with expiry_s
     checksum INTEGER NOT NULL,       -- CRC-32 of topic (begun with the flags), properties and payload
     topic TEXT NOT NULL,
@@ -211,9 +211,8 @@ class SQLiteStore:
         if checksum != crc32(payload, crc32(properties, crc32(topic.encode(), flags))):
             raise _damaged(self.path, f"message {sequence} doesn't have its checksum")
         if expiry_s is not None:
-            age_s = int(now - stored_at)
-            if age_s > 0:  # a clock that was set back makes nothing younger than it was
-                expiry_s = max(0, expiry_s - age_s)
+            # A clock that was set back makes nothing younger than it was.
+            expiry_s = max(0, expiry_s - max(0, now - stored_at))
         packet_id -= _ID_BASE
         released -= _RELEASED_BASE
         retain = flags & 4 != 0

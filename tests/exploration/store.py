@@ -68,7 +68,7 @@ class Image:
     def message(self, sequence: int, age_s: float) -> StoredMessage:
         """Return a row as a store gives it back."""
         packet_id, released, kept = self.rows[sequence]
-        expiry_s = None if kept.expiry_s is None else max(0, kept.expiry_s - int(age_s))
+        expiry_s = None if kept.expiry_s is None else max(0, kept.expiry_s - age_s)
         return StoredMessage(
             sequence, packet_id, released, kept.qos, kept.retain, kept.topic, kept.properties, kept.payload, kept.alias_policy, expiry_s
         )

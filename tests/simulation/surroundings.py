@@ -234,7 +234,7 @@ class Row:
         message.packet_id = self.packet_id
         message.released = self.released
         if message.expiry_s is not None:
-            message.expiry_s = max(0, message.expiry_s - int(now - self.stored_at))
+            message.expiry_s = max(0, message.expiry_s - (now - self.stored_at))
         return message
 
 
@@ -354,9 +354,10 @@ class StoreOfProcess:
 
     def commit(self, journal: Journal) -> None:
         self._check()
+        began = self._world.now
         self._world.before_commit(self, journal)
         self._check()
-        self._disk.commit(journal, self._world.now)
+        self._disk.commit(journal, began)
         self._world.after_commit(self)
         self._check()
 

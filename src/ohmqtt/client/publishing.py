@@ -5,6 +5,7 @@ Owns the cache of encoded topics. What passes here can't fail to encode later.
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING
 
 from ..errors import ArgumentError, QueueFullError, StoreError
@@ -204,7 +205,7 @@ def restored(driver: Driver, row: StoredMessage) -> PublishHandle:
     options = None
     if row.alias_policy or row.expiry_s is not None:
         expires_at = None if row.expiry_s is None else driver.monotonic() + row.expiry_s
-        options = Options(AliasPolicy(row.alias_policy), expires_at, row.expiry_s or 0)
+        options = Options(AliasPolicy(row.alias_policy), expires_at, ceil(row.expiry_s or 0))
     first = 0x30 | row.qos << 1 | row.retain
     handle = PublishHandle(driver, encode_topic_field(row.topic.encode()), row.payload, row.qos, first, row.properties, options)
     handle.sequence = row.sequence

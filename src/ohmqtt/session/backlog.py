@@ -96,21 +96,20 @@ class Backlog:
     def insert(self, message: Outgoing) -> None:
         """Have a new publication put on disk."""
         options = message.options
-        self.baskets.record(
-            INSERT,
-            StoredMessage(
-                message.sequence,
-                message.packet_id,
-                0,
-                message.qos,
-                bool(message.first & 1),
-                message.topic,
-                message.properties,
-                message.payload,
-                0 if options is None else options.alias_policy.value,
-                None if options is None or options.expires_at is None else options.expiry_s,
-            ),
+        row = StoredMessage(
+            message.sequence,
+            message.packet_id,
+            0,
+            message.qos,
+            bool(message.first & 1),
+            message.topic,
+            message.properties,
+            message.payload,
+            0 if options is None else options.alias_policy.value,
         )
+        if options is not None and options.expires_at is not None:
+            self.baskets.aging.append((row, options.expires_at))
+        self.baskets.record(INSERT, row)
         self.baskets.accepted.append(message)
 
     def make_room(self, message: Outgoing, weight: int) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..journal import StoredMessage
     from ..link import Link
     from ..records import Outgoing, Request
 
@@ -42,7 +43,7 @@ class Turn:
 class Baskets:
     """Journal, writes, events. The lists stay the same objects, so that whoever fills them may keep a reference."""
 
-    __slots__ = ("accepted", "durable", "events", "journal", "required", "resolved", "trailing_since", "turn_number", "writes")
+    __slots__ = ("accepted", "aging", "durable", "events", "journal", "required", "resolved", "trailing_since", "turn_number", "writes")
 
     def __init__(self, durable: bool) -> None:
         self.durable = durable
@@ -53,6 +54,8 @@ class Baskets:
         self.events: list[Any] = []
         self.resolved: list[Outgoing | Request] = []
         self.accepted: list[Outgoing] = []
+        # Rows of the journal that expire, and when: they grow older until the commit begins.
+        self.aging: list[tuple[StoredMessage, float]] = []
         self.turn_number = 1
 
     def record(self, *entry: Any) -> None:
@@ -72,6 +75,9 @@ class Baskets:
 
     def take(self, link: Link | None, now: float) -> Turn:
         """Empty the baskets into a Turn."""
+        for row, expires_at in self.aging:
+            row.expiry_s = max(0.0, expires_at - now)
+        self.aging.clear()
         turn = Turn(self.turn_number, link, self)
         self.turn_number += 1
         if self.required or len(self.journal) > TRAILING_MAX:
