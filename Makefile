@@ -12,13 +12,13 @@ ROOMS := $(patsubst src/ohmqtt/%.py,ohmqtt.%,$(filter-out %/__init__.py %/__main
 	$(patsubst src/ohmqtt/%/__init__.py,ohmqtt.%,$(wildcard src/ohmqtt/*/__init__.py))
 PYTEST := $(PY) -m pytest -n auto
 
-.PHONY: help setup demo test slow check format lint types tidy cover explore docs conformance matrix broker clean
+.PHONY: help setup demo test slow sim sim-hour check format lint types tidy cover explore docs conformance matrix broker clean
 
 help:
 	@echo "make demo     see that nothing is lost and nothing comes twice, although things break (20 seconds)"
 	@echo "make test     run the tests, apart from the slow ones"
 	@echo "make slow     run the slow tests"
-	@echo "make sim      play 20,000 stories of the simulation and say what happened (make sim-hour: for an hour)"
+	@echo "make sim      play 20,000 fresh stories of the simulation and say what happened (make sim-hour: for an hour)"
 	@echo "make check    format, lint, types, house rules (about a minute)"
 	@echo "make format   put the code into shape"
 	@echo "make cover    run the tests and ask for every line and branch, and of each room of the core by its own tests"
@@ -44,10 +44,10 @@ slow: setup broker
 	$(PYTEST) -m slow
 
 sim: setup
-	$(PY) -m tests.simulation --seeds 20000
+	$(PY) -m tests.simulation --seeds 20000 --jobs 0
 
 sim-hour: setup
-	$(PY) -m tests.simulation --minutes 60
+	$(PY) -m tests.simulation --minutes 60 --jobs 0
 
 check: setup lint types tidy
 

@@ -6,7 +6,8 @@ with threads or without, over a network, a disk and a clock that are made up (`s
 `fate` (all the rest). The *judge* (`judge`, `books`) holds every promise of the design against what happened, at each step and at the end.
 A failing story is shrunk to a few steps and told in words (`runner`); those that were worth it are kept (`stories`).
 
-``python -m tests.simulation --seeds 1000`` runs stories, ``--seed N`` one of them, ``--minutes 60`` as many as there is time for.
+``python -m tests.simulation --seeds 1000`` plays fresh stories, with ``--start N`` those from seed N on, ``--seed N`` tells one of them,
+``--minutes 60`` plays as many as there is time for, and ``--jobs 0`` on all cores.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ohmqtt.session import IDLE, STOPPED
@@ -22,18 +22,19 @@ PLAYED = {**user.STEPS, **fate.STEPS}
 ROUNDS_MAX = 150
 
 
-def play(story: Story) -> tuple[Counter[str], Exception | None]:
-    """Play a story; return what happened how often, and what was wrong."""
+def play(story: Story, steps: Mapping[str, Callable[[Stage, int, int], None]] = PLAYED) -> tuple[Counter[str], Exception | None]:
+    """Play a story; return what happened how often, and what was wrong first."""
     Violation.raised.clear()
     # The log is user code as well, and would be most of the time that a story takes.
     logger = logging.getLogger("ohmqtt")
     before, logger.disabled = logger.disabled, True
-    stage = Stage(story, PLAYED)
+    stage = Stage(story, steps)
     failure: Exception | None = None
     try:
         _play_on(stage)
     except Exception as error:
-        failure = error
+        # Who swallowed the first violation has perhaps brought about another one.
+        failure = Violation.raised[0] if Violation.raised else error
         if stage.process is not None:
             stage.process.bury()
     finally:
