@@ -191,7 +191,8 @@ class Judge:
         """The call has returned: with a database, the message is on disk."""
         entry.promised = True
         disk = self.stage.disk
-        if disk is None or not entry.qos or entry.handles[-1].state == 5:
+        if disk is None or not entry.qos or entry.handles[-1].state == 5 or entry.handles[-1].done:
+            # Nothing more is promised: it has ended, or a goodbye has resolved its handle, and then it may have been dropped for another.
             return
         image = disk.volatile if disk.fast else disk.durable
         if not any(row.number == entry.number for row in image.rows.values()):
@@ -226,12 +227,7 @@ class Judge:
             raise Violation(f"message {entry.number} is sent after its last word, {entry.fate!r}")
         if entry.first_offer is None:
             entry.first_offer = now
-            # A store counts whole seconds.
-            if (
-                entry.expires_at is not None
-                and pipe.opened_at >= entry.expires_at + (image is not None)
-                and entry.process is self.stage.process
-            ):
+            if entry.expires_at is not None and pipe.opened_at >= entry.expires_at and entry.process is self.stage.process:
                 raise Violation(f"message {entry.number} is sent first at {now}, and its interval ran out at {entry.expires_at}")
             if packet.dup and entry.process is self.stage.process:
                 raise Violation(f"message {entry.number} is sent for the first time with DUP [MQTT-3.3.1-2]")
@@ -284,9 +280,11 @@ class Judge:
         if number not in self.stage.server.arrived_in:
             # A goodbye that ends the session takes QoS 0 along, and what stands before it waits for the next session.
             kind = min(publish.qos, 1) if self.goodbyes else 0
-            if number < self.last_arrival[kind] and not self.torn and not entry.out_of_order:
+            # A cancelled one that was about to be sent may leave with a goodbye, and nobody counts on its place.
+            anywhere = entry.out_of_order or entry.cancelled
+            if number < self.last_arrival[kind] and not self.torn and not anywhere:
                 raise Violation(f"message {number} arrived first after message {self.last_arrival[kind]} [MQTT-4.6.0-1]")
-            if not entry.out_of_order:
+            if not anywhere:
                 self.last_arrival[kind] = max(number, self.last_arrival[kind])
                 self.last_arrival[min(publish.qos, 1)] = max(number, self.last_arrival[min(publish.qos, 1)])
         elif publish.dup:
@@ -332,7 +330,7 @@ class Judge:
             sent = sent or entry.process is not stage.process
             return sent and (stage.server.epoch > entry.epoch_before or self._said_goodbye(entry))
         if isinstance(error, MessageExpiredError):
-            return entry.expires_at is not None and entry.expires_at - 1 < stage.now and (not sent or setting.republish or self.torn)
+            return entry.expires_at is not None and entry.expires_at <= stage.now and (not sent or setting.republish or self.torn)
         if isinstance(error, MessageDroppedError):
             return (not sent or setting.republish or self.torn) and (
                 QueuePolicy(setting.queue_policy).name.startswith("DROP") or not setting.queue_qos0

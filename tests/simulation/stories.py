@@ -46,4 +46,19 @@ STORIES = {
             Step("step"),
         ),
     ),
+    # Its row had the whole interval again from the end of its commit on, and so had the message that was made of the row.
+    "the interval of a publication runs while its call waits for the disk": Story(
+        Setting(database="safe", window=1),
+        (Step("publish"), Step("advance", 35_859, 0, "commit"), Step("publish", 50_387), Step("disconnect")),
+    ),
+    # The judge was wrong: the second had dropped the first, whose handle a goodbye had resolved.
+    "what a goodbye has resolved may be dropped for another": Story(
+        Setting(database="safe", window=1, queue_max=2, queue_policy=2),
+        (Step("publish"), Step("disconnect", 0, 0, "commit"), Step("publish_many", 13_768, 4_409)),
+    ),
+    # The judge was wrong: nobody counts on its place.
+    "a cancelled publication may overtake another with a goodbye": Story(
+        Setting(database="fast", expiry_s=0),
+        (Step("step"), Step("run", 42_305), Step("publish_many", 49_574), Step("cancel", 54_959), Step("disconnect")),
+    ),
 }
