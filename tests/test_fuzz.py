@@ -246,7 +246,7 @@ def check(data: bytes) -> str:
     try:
         decoded = decode_packet(data, packet_size_max=100_000)
     except ProtocolError as error:
-        assert 0x81 <= error.reason_code <= 0x95
+        assert 0x81 <= error.reason_code <= 0x99
         assert len(str(error)) < 500
         return "refused"
     if decoded is None:

@@ -240,14 +240,14 @@ def test_every_offered_alias_can_be_set_used_and_set_again() -> None:
 @pytest.mark.parametrize("alias", [0, 6, 65_535])
 @pytest.mark.parametrize("topic", ["", "a"])
 def test_an_alias_out_of_range_is_a_protocol_error(alias: int, topic: str) -> None:
-    with pytest.raises(ProtocolError, match=rf"topic alias {alias}; this client offered 1 to 5") as caught:
+    with pytest.raises(ProtocolError, match=rf"topic alias {alias}; its receiver offered 1 to 5") as caught:
         InboundAliases(5).resolve(topic, alias)
     assert caught.value.reason_code == 0x94
 
 
 @pytest.mark.spec("MQTT-3.1.2-27")
 def test_any_alias_is_a_protocol_error_when_none_was_offered() -> None:
-    with pytest.raises(ProtocolError, match="this client offered none") as caught:
+    with pytest.raises(ProtocolError, match="its receiver offered none") as caught:
         InboundAliases(0).resolve("a", 1)
     assert caught.value.reason_code == 0x94
 

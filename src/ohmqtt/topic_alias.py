@@ -200,7 +200,7 @@ class InboundAliases:
                 return known
         if not 0 < alias <= self.maximum:  # [MQTT-3.1.2-26] [MQTT-3.1.2-27] [MQTT-3.3.2-8]
             raise ProtocolError(
-                f"PUBLISH with topic alias {alias}; this client offered {_offered(self.maximum)}", ReasonCode.TOPIC_ALIAS_INVALID
+                f"PUBLISH with topic alias {alias}; its receiver offered {_offered(self.maximum)}", ReasonCode.TOPIC_ALIAS_INVALID
             )
         if not topic:
             raise ProtocolError(f"PUBLISH without topic name, and topic alias {alias} was not set on this connection")

@@ -30,7 +30,7 @@ from ..property import (
     Properties,
 )
 from ..serialization import decode_binary, decode_string, decode_uint8, decode_uint16, decode_varint
-from .fields import PUBLISH_FIRST_BYTES, PUBLISH_FLAGS, decode_topic, decoded_topics, filter_problem
+from .fields import PUBLISH_FIRST_BYTES, PUBLISH_FLAGS, decode_topic, decoded_topics, filter_problem, topic_problem
 from .records import (
     MQTTAuthPacket,
     MQTTConnAckPacket,
@@ -159,7 +159,8 @@ def _decode_connect(data: bytes, start: int, end: int, first_byte: int) -> MQTTC
         try:
             will = MQTTWill(topic, payload, flags >> 3 & 3, bool(flags & 0x20), will_properties)
         except ArgumentError as error:
-            raise ProtocolError(str(error)) from error
+            # It is the topic, or a payload that isn't the text that it says (section 3.1.3.2.3): all else was looked at above.
+            raise ProtocolError(str(error), 0x82 if topic_problem(topic) else 0x99) from error
     if flags & 0x80:
         user_name, offset = decode_string(data, offset, end)
     if flags & 0x40:
