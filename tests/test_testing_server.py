@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ohmqtt import Client, MQTTConnectProps, MQTTPublishProps, MQTTWill, MQTTWillProps, ReasonCode
+from ohmqtt import Client, MQTTConnectProps, MQTTDisconnectProps, MQTTPublishProps, MQTTWill, MQTTWillProps, ReasonCode
 from ohmqtt.errors import ArgumentError, StateError, WaitTimeoutError
 from ohmqtt.packet import (
     MQTTConnAckPacket,
@@ -310,7 +310,8 @@ def test_what_was_received(broker: Broker) -> None:
             ("a/0", b"zero again", 0),
             ("a/2", b"two", 2),
         ]
-        assert len(broker.wait_for_packets("PUBLISH", 4)) == 4
+        packets = broker.wait_for_packets("PUBLISH", 4)
+        assert [(packet.topic, packet.properties.TopicAlias) for packet in packets] == [("a/0", 3), ("", 3), ("a/2", None), ("a/2", None)]
         assert broker.packets[0] == ("me", MQTTConnectPacket("me"))
         assert broker.packets[-1] == ("me", MQTTPubRelPacket(7))
         assert len(broker.wait_for_messages(1, "a/2")) == 1
@@ -370,12 +371,18 @@ def test_a_qos_2_exchange_with_the_broker(broker: Broker) -> None:
         assert client.expect(MQTTPubRelPacket).packet_id == packet.packet_id
 
 
+@pytest.mark.spec("MQTT-3.14.2-1", "MQTT-3.14.2-2")
 def test_a_goodbye_of_the_broker(broker: Broker) -> None:
     with RawClient(broker.address, "me") as client:
         assert broker.disconnect("me")
         assert client.expect(MQTTDisconnectPacket).reason_code == ReasonCode.SERVER_SHUTTING_DOWN
         client.expect_end()
     assert not broker.disconnect("stranger")
+    assert not broker.disconnect("stranger", ReasonCode.NORMAL_DISCONNECTION)
+    with pytest.raises(ArgumentError, match="0x04 Disconnect with will message is none that a server may send"):
+        broker.disconnect("stranger", ReasonCode.DISCONNECT_WITH_WILL_MESSAGE)
+    with pytest.raises(ArgumentError, match="for clients only"):
+        broker.disconnect("stranger", properties=MQTTDisconnectProps(SessionExpiryInterval=0))
 
 
 def test_limits_and_hooks_of_the_settings() -> None:

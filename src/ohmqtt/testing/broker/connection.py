@@ -49,7 +49,10 @@ _CLIENT_CODES: dict[type[MQTTPacket], frozenset[int]] = {
     MQTTAuthPacket: CLIENT_REASON_CODES[PacketType.AUTH],
 }
 _WITH_REASON = (MQTTConnAckPacket, MQTTDisconnectPacket)
-_WITH_REASON_IF_ASKED = (MQTTPubAckPacket, MQTTPubRecPacket, MQTTPubRelPacket, MQTTPubCompPacket, MQTTSubAckPacket, MQTTUnsubAckPacket)
+_WITH_REASON_IF_ASKED = (
+    *(MQTTPubAckPacket, MQTTPubRecPacket, MQTTPubRelPacket, MQTTPubCompPacket),
+    *(MQTTSubAckPacket, MQTTUnsubAckPacket, MQTTAuthPacket),
+)
 
 
 class Connection:
@@ -197,7 +200,11 @@ class Connection:
             if isinstance(packet, _WITH_REASON + _WITH_REASON_IF_ASKED):
                 encoded = _without_reason(packet).encode()
             if len(encoded) > size_max:
-                self.close()
+                if isinstance(packet, _WITH_REASON):
+                    self.close()
+                else:
+                    # What can't be answered has to end: nobody would know that the answer was left out.
+                    self.disconnect(0x95)
                 return
         self._write(encoded)
 
@@ -231,13 +238,14 @@ class Connection:
 
     def fail(self, error: ProtocolError, *, answer: bool) -> None:
         """Close because the client broke the standard; say so first, unless ``answer`` is false (section 4.13)."""
-        code = error.reason_code
         if not answer:
             self.close()
-        elif self.session is None:
+            return
+        codes = SERVER_REASON_CODES[PacketType.CONNACK if self.session is None else PacketType.DISCONNECT]
+        code = error.reason_code if error.reason_code in codes else 0x82
+        if self.session is None:
             self.refuse(code, str(error))
         else:
-            code = code if code in SERVER_REASON_CODES[PacketType.DISCONNECT] else 0x82
             self.disconnect(code, MQTTDisconnectProps(ReasonString=str(error)))
 
     def close(self) -> None:

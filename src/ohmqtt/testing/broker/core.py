@@ -118,6 +118,7 @@ class BrokerCore:
     ) -> bool:
         """Publish a message from the broker itself; return whether anybody has subscribed. ``now=None``: the time of the latest call."""
         self.now = self.now if now is None else now
+        retain = retain and self.settings.retain_available
         return self.route(Message(topic, payload, qos, retain, properties, "", self.now))
 
     def disconnect(
@@ -140,11 +141,16 @@ class BrokerCore:
         return True
 
     def end_session(self, session: Session) -> None:
-        """Forget a session that has no connection; a Will that was delayed is published now (section 3.1.3.2.2)."""
+        """Forget a session that has no connection; a Will that was delayed is published now (section 3.1.3.2.2).
+
+        What others share with it goes to one of them (section 4.8.2), unless it is a QoS 2 message that was sent [MQTT-4.8.2-5].
+        """
         assert session.connection is None
         for topic_filter in list(session.subscriptions):
             self.router.unsubscribe(session, topic_filter)
         del self.sessions[session.client_id]
+        for delivery in session.to_pass_on():
+            self.router.pass_on(delivery, self.now)
         self._publish_will(session)
 
     # ---- for connections -------------------------------------------------------------------------------------------------------------
@@ -167,9 +173,13 @@ class BrokerCore:
         if session is not None and session.connection is not None:
             session.connection.disconnect(0x8E)  # [MQTT-3.1.4-3]; that may end the session
             session = self.sessions.get(connection.client_id)
-        if session is not None and clean_start:  # [MQTT-3.1.2-4]
-            self.end_session(session)
-            session = None
+        if session is not None:
+            # What is overdue has happened, whether tick() was called or not.
+            if clean_start or session.ends_at <= self.now:  # [MQTT-3.1.2-4], [MQTT-4.1.0-2]
+                self.end_session(session)
+                session = None
+            elif session.will_at <= self.now:
+                self._publish_will(session)
         present = session is not None
         if session is None:  # [MQTT-3.1.2-6]
             session = self.sessions[connection.client_id] = Session(connection.client_id, connection.settings)

@@ -22,7 +22,7 @@ from ...packet import (
     MQTTUnsubAckPacket,
     MQTTUnsubscribePacket,
 )
-from ...property import MQTTPubAckProps, MQTTPubRecProps, MQTTSubAckProps
+from ...property import MQTTPubAckProps, MQTTPubRecProps, MQTTSubAckProps, MQTTUnsubAckProps
 from ...topic import is_shared
 from .opening import authenticate
 from .records import Message, Subscription
@@ -31,10 +31,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...packet import MQTTSubscription
+    from ...property import MQTTPublishProps
     from .connection import Connection
     from .session import Session
 
 __all__ = ["HANDLERS"]
+
+IN_USE = 0x91
+IN_USE_EXPLANATION = "the identifier is that of a QoS 2 message that wasn't released yet"
 
 
 def _session(connection: Connection) -> Session:
@@ -49,25 +53,28 @@ def _session(connection: Connection) -> Session:
 def _publish(connection: Connection, packet: MQTTPublishPacket) -> None:
     session = _session(connection)
     _check_limits(connection, packet)
-    alias = packet.properties.TopicAlias
-    if alias is not None:  # [MQTT-3.3.2-12]
-        packet.topic = connection.aliases_in.resolve(packet.topic, alias)
-        packet.properties = packet.properties.replace(TopicAlias=None)
     packet_id = packet.packet_id
+    topic, properties = packet.topic, packet.properties
+    alias = properties.TopicAlias
+    if alias is not None:  # [MQTT-3.3.2-12]
+        topic = connection.aliases_in.resolve(topic, alias)
+        properties = properties.replace(TopicAlias=None)
+    in_use = packet_id in session.received
     if packet.qos == 2:
         connection.inbound.add(packet_id)
-        if packet_id in session.received:  # [MQTT-4.3.3-10]
+        if in_use and packet.dup:  # [MQTT-4.3.3-10]
             connection.send(MQTTPubRecPacket(packet_id))
             return
         session.received.add(packet_id)
-    code = _take(connection, packet)
-    explanation = "" if code < 0x80 else f"{packet.topic[:100]}: {reason_name(code)}"
+    # Without DUP it is another message (section 3.3.1.1), for which the identifier isn't free (section 2.2.1).
+    code = IN_USE if in_use else _take(connection, packet, topic, properties)
+    explanation = "" if code < 0x80 else f"{topic[:100]}: {reason_name(code)}"
     if packet.qos == 1:  # [MQTT-3.3.4-1]
         connection.send(
             MQTTPubAckPacket(packet_id, code, MQTTPubAckProps(ReasonString=explanation) if explanation else MQTTPubAckProps.EMPTY)
         )
     elif packet.qos == 2:
-        if code >= 0x80:  # [MQTT-4.3.3-9]
+        if code >= 0x80:  # [MQTT-4.3.3-9]: what comes next with this identifier is new, also for a message that it was in use for
             session.received.discard(packet_id)
             connection.inbound.discard(packet_id)
         connection.send(
@@ -88,19 +95,19 @@ def _check_limits(connection: Connection, packet: MQTTPublishPacket) -> None:
         raise ProtocolError(f"more than the Receive Maximum of {settings.receive_maximum}", 0x93)
 
 
-def _take(connection: Connection, packet: MQTTPublishPacket) -> int:
+def _take(connection: Connection, packet: MQTTPublishPacket, topic: str, properties: MQTTPublishProps) -> int:
     """Route a message, or refuse it; return the reason code of the acknowledgement."""
     settings = connection.settings
-    if packet.properties.PayloadFormatIndicator and not _is_utf8(packet.payload):
+    if properties.PayloadFormatIndicator and not _is_utf8(packet.payload):
         if not packet.qos:
             raise ProtocolError("Payload Format Indicator is 1, and the payload is no UTF-8", 0x99)
         return 0x99
     if settings.authorize is not None:
-        code = settings.authorize(connection.client_id, "publish", packet.topic)
+        code = settings.authorize(connection.client_id, "publish", topic)
         if code:
             return code
     core = connection.core
-    message = Message(packet.topic, packet.payload, packet.qos, packet.retain, packet.properties, connection.client_id, core.now)
+    message = Message(topic, packet.payload, packet.qos, packet.retain, properties, connection.client_id, core.now)
     found = core.route(message)
     return 0x10 if settings.report_no_subscribers and not found else 0
 
@@ -177,6 +184,10 @@ def _subscribe(connection: Connection, packet: MQTTSubscribePacket) -> None:
     identifier = packet.properties.SubscriptionIdentifier or 0
     if identifier and not settings.subscription_identifier_available:
         raise ProtocolError("Subscription Identifiers are not available", 0xA1)
+    if packet.packet_id in session.received:
+        in_use = (IN_USE,) * len(packet.subscriptions)
+        connection.send(MQTTSubAckPacket(packet.packet_id, in_use, MQTTSubAckProps(ReasonString=IN_USE_EXPLANATION)))
+        return
     codes: list[int] = []
     retained: list[Subscription] = []
     for asked in packet.subscriptions:
@@ -194,7 +205,7 @@ def _subscribe(connection: Connection, packet: MQTTSubscribePacket) -> None:
         subscription = Subscription(session, topic_filter, qos, asked.no_local, asked.retain_as_published, identifier)
         connection.core.router.subscribe(subscription)
         codes.append(qos)
-        if _wants_retained(asked, is_new):
+        if settings.retain_available and _wants_retained(asked, is_new):
             retained.append(subscription)
     explanation = MQTTSubAckProps(ReasonString="not all filters were granted") if max(codes) >= 0x80 else MQTTSubAckProps.EMPTY
     connection.send(MQTTSubAckPacket(packet.packet_id, tuple(codes), explanation))  # [MQTT-3.8.4-1], [MQTT-3.9.3-1]
@@ -211,6 +222,10 @@ def _wants_retained(asked: MQTTSubscription, is_new: bool) -> bool:
 
 def _unsubscribe(connection: Connection, packet: MQTTUnsubscribePacket) -> None:
     session = _session(connection)
+    if packet.packet_id in session.received:
+        in_use = (IN_USE,) * len(packet.topic_filters)
+        connection.send(MQTTUnsubAckPacket(packet.packet_id, in_use, MQTTUnsubAckProps(ReasonString=IN_USE_EXPLANATION)))
+        return
     router = connection.core.router
     codes = [0x00 if router.unsubscribe(session, topic_filter) else 0x11 for topic_filter in packet.topic_filters]
     connection.send(MQTTUnsubAckPacket(packet.packet_id, tuple(codes)))  # [MQTT-3.10.4-4], [MQTT-3.11.3-1]
@@ -228,7 +243,8 @@ def _disconnect(connection: Connection, packet: MQTTDisconnectPacket) -> None:
     if session is not None:
         expiry_s = packet.properties.SessionExpiryInterval
         if expiry_s is not None:
-            if expiry_s and not session.expiry_s:  # section 3.14.2.2.2
+            assert connection.connect is not None
+            if expiry_s and not connection.connect.properties.SessionExpiryInterval:  # section 3.14.2.2.2
                 raise ProtocolError("Session Expiry Interval was 0 and can't be changed by DISCONNECT")
             session.expiry_s = min(expiry_s, connection.settings.session_expiry_max_s)
         if packet.reason_code == 0:  # [MQTT-3.14.4-3]

@@ -23,6 +23,7 @@ def begin(connection: Connection, connect: MQTTConnectPacket) -> None:
     connection.connect = connect
     connection.client_id = connect.client_id
     connection.packet_size_max = properties.MaximumPacketSize
+    connection.explains = properties.RequestProblemInformation != 0
     if not connect.client_id:
         if not settings.assign_client_ids:
             connection.refuse(0x85)  # [MQTT-3.1.3-8]
@@ -103,6 +104,9 @@ def _accept(connection: Connection, authentication: MQTTConnAckProps) -> None:
     asked_s = properties.SessionExpiryInterval or 0
     granted_s = min(asked_s, settings.session_expiry_max_s)
     keep_alive = settings.server_keep_alive
+    if not connect.client_id and connection.client_id in connection.core.sessions:
+        # Somebody named it while this client authenticated [MQTT-3.2.2-16].
+        connection.client_id = connection.core.assign_client_id()
     present = connection.core.begin_session(connection, clean_start=connect.clean_start)
     session = connection.session
     assert session is not None
@@ -110,7 +114,6 @@ def _accept(connection: Connection, authentication: MQTTConnAckProps) -> None:
     session.will = connect.will  # [MQTT-3.1.2-7]
     connection.keep_alive_s = connect.keep_alive if keep_alive is None else keep_alive  # [MQTT-3.2.2-22]
     connection.receive_maximum = properties.ReceiveMaximum or 65_535
-    connection.explains = properties.RequestProblemInformation != 0
     connection.aliases_out = OutboundAliases(min(properties.TopicAliasMaximum or 0, settings.topic_aliases_sent_max))
     answer = authentication.replace(
         SessionExpiryInterval=granted_s if granted_s != asked_s else None,

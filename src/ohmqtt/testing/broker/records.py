@@ -6,6 +6,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from ...packet import MQTTPublishPacket
+from ...topic import is_shared
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,11 +27,11 @@ class _Fixed:
 class Message(_Fixed):
     """An application message as the broker took it.
 
-    ``publisher`` is the Client Identifier that it came from, empty if it is the broker's own; ``expires_at`` a time, None for never;
-    ``properties`` are without Topic Alias.
+    ``publisher`` is the Client Identifier that it came from, empty if it is the broker's own; ``taken_at`` and ``expires_at`` are times,
+    None for never; ``properties`` are without Topic Alias.
     """
 
-    __slots__ = ("expires_at", "payload", "properties", "publisher", "qos", "retain", "topic")
+    __slots__ = ("expires_at", "payload", "properties", "publisher", "qos", "retain", "taken_at", "topic")
 
     def __init__(
         self, topic: str, payload: bytes, qos: int, retain: bool, properties: MQTTPublishProps, publisher: str, now: float
@@ -42,26 +43,31 @@ class Message(_Fixed):
         self.properties = properties
         self.publisher = publisher
         interval_s = properties.MessageExpiryInterval
+        self.taken_at = now
         self.expires_at = None if interval_s is None else now + interval_s
 
     def __repr__(self) -> str:
         return f"Message({self.topic!r}, {self.payload!r:.60}, qos={self.qos}, retain={self.retain})"
 
     def expired(self, now: float) -> bool:
-        """Return whether its Message Expiry Interval has run out."""
-        return self.expires_at is not None and self.expires_at <= now
+        """Return whether its Message Expiry Interval has run out; even one of 0 lets it reach who takes it at once."""
+        return self.expires_at is not None and self.expires_at <= now > self.taken_at
 
 
 class Delivery(_Fixed):
-    """A message on its way to one client: at which QoS, with which RETAIN flag and which Subscription Identifiers."""
+    """A message on its way to one client: at which QoS, with which RETAIN flag and which Subscription Identifiers.
 
-    __slots__ = ("identifiers", "message", "qos", "retain")
+    ``shared_by`` is the filter of the Shared Subscription that it is due to, empty if it is another one's.
+    """
 
-    def __init__(self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
+    __slots__ = ("identifiers", "message", "qos", "retain", "shared_by")
+
+    def __init__(self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...], shared_by: str = "") -> None:
         self.message = message
         self.qos = qos
         self.retain = retain
         self.identifiers = identifiers
+        self.shared_by = shared_by
 
     def __repr__(self) -> str:
         return f"Delivery({self.message!r}, qos={self.qos}, retain={self.retain}, identifiers={self.identifiers})"
@@ -71,9 +77,9 @@ class Delivery(_Fixed):
         message = self.message
         properties = message.properties
         if message.expires_at is not None:
-            # [MQTT-3.3.2-6] Less the time that it waited; at least 1, since what ran out is sent only if it was sent before.
+            # [MQTT-3.3.2-6] Less the time that it waited; nothing is left of one that was sent before, and ran out since [MQTT-4.3.3-7].
             interval_s: int = properties.MessageExpiryInterval or 0
-            remaining_s = min(max(1, ceil(message.expires_at - now)), interval_s)
+            remaining_s = min(max(0, ceil(message.expires_at - now)), interval_s)
             if remaining_s != interval_s:
                 properties = properties.replace(MessageExpiryInterval=remaining_s)
         if self.identifiers:
@@ -104,4 +110,5 @@ class Subscription:
             min(message.qos, self.qos),  # [MQTT-3.8.4-8]
             message.retain and self.retain_as_published,  # [MQTT-3.3.1-12] [MQTT-3.3.1-13]
             (self.identifier,) if self.identifier else (),
+            self.topic_filter if is_shared(self.topic_filter) else "",
         )

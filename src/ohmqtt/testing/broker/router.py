@@ -71,6 +71,13 @@ class Router:
             session.deliver(delivery, now)
         return found
 
+    def pass_on(self, delivery: Delivery, now: float) -> None:
+        """Hand a message of a Shared Subscription to a member; if there is none any more, it is forgotten (section 4.8.2)."""
+        subscribers = self.tree.get(delivery.shared_by)
+        if subscribers is not None:
+            subscription = _in_turn(subscribers)
+            subscription.session.deliver(subscription.deliver(delivery.message), now)
+
     def retained_for(self, subscription: Subscription, now: float) -> list[Delivery]:
         """Return what a new subscription is due of the retained messages; those that have expired are forgotten."""
         self.purge(now)

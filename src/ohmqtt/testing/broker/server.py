@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...address import Address
 from ...errors import ArgumentError, StateError
+from ...mqtt_spec import SERVER_REASON_CODES, PacketType, reason_name
 from ...packet import MQTTConnectPacket, MQTTPublishPacket
 from ...property import MQTTDisconnectProps, MQTTPublishProps
 from ...topic import matches, validate_topic_filter
@@ -175,7 +176,14 @@ class Broker(Served):
         return self.call(lambda: self._core.publish(topic, data, qos=qos, retain=retain, properties=properties, now=self._clock()))
 
     def disconnect(self, client_id: str, reason_code: int = 0x8B, properties: MQTTDisconnectProps = MQTTDisconnectProps.EMPTY) -> bool:
-        """Send a client a DISCONNECT (0x8B: Server shutting down) and close; return whether it was connected (section 3.14)."""
+        """Send a client a DISCONNECT (0x8B: Server shutting down) and close; return whether it was connected (section 3.14).
+
+        :raises ArgumentError: what a server may not send in it. `Faults.send` sends it all the same.
+        """
+        if reason_code not in SERVER_REASON_CODES[PacketType.DISCONNECT]:  # [MQTT-3.14.2-1]
+            raise ArgumentError(f"reason_code: {reason_name(reason_code)} is none that a server may send in DISCONNECT")
+        if properties.SessionExpiryInterval is not None:  # [MQTT-3.14.2-2]
+            raise ArgumentError("properties: a Session Expiry Interval in DISCONNECT is for clients only")
         return self.call(lambda: self._core.disconnect(client_id, reason_code, properties, now=self._clock()))
 
     def restart(self) -> None:

@@ -62,7 +62,8 @@ class Session:
         """Send a message now, or keep it until it can be sent."""
         connection = self.connection
         settings = self.settings
-        if not delivery.qos and connection is not None:
+        # What has waited for the client goes ahead of the same topic's next message [MQTT-4.6.0-5].
+        if not delivery.qos and connection is not None and not (settings.queue_qos0 and self.queue):
             if len(connection.output) <= settings.output_bytes_max:
                 connection.publish(delivery, 0, dup=False)
             else:
@@ -102,6 +103,11 @@ class Session:
             if connection.publish(delivery, packet_id, dup=False):
                 self.in_flight[packet_id] = delivery
                 outbound.add(packet_id)
+
+    def to_pass_on(self) -> list[Delivery]:
+        """Return what others should have of the Shared Subscriptions if the session ends: what wasn't sent, and QoS 1 messages that were."""
+        sent = [delivery for delivery in self.in_flight.values() if delivery is not None and delivery.qos == 1]
+        return [delivery for delivery in (*sent, *self.queue) if delivery.shared_by]
 
     def _next_packet_id(self) -> int:
         packet_id = self.packet_id
