@@ -230,7 +230,8 @@ class Stage:
         self.process = process = Process(self)
         self.judge.note("process")
         self.judge.begin_process(process)
-        self.connect(process, self.foreign and not self.story.setting.overlap)
+        setting = self.story.setting
+        self.connect(process, setting.clean or (self.foreign and not setting.overlap))
         if not self.judge.subscribed:
             self.judge.subscribed = True
             self.subscribe(process, "a", 2)

@@ -50,7 +50,6 @@ class Setting:
     several_copies: bool = False
     inbound_max: int = 0
     aliases: int = 0
-    assigned_id: bool = False
 
     def describe(self) -> str:
         """Return what isn't plain about it."""
