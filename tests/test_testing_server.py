@@ -223,7 +223,7 @@ def test_what_comes_on_a_closing_connection_is_thrown_away(broker: Broker) -> No
             line.sock.setblocking(True)
             broker._read(line)
             line.sock.setblocking(False)
-            return line.connection._buffer
+            return bytes(line.connection._buffer)
 
         assert broker.call(close_while_blocked) == b""
         client.expect(MQTTDisconnectPacket)
