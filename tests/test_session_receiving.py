@@ -355,6 +355,13 @@ def test_a_disconnect_with_an_expiry_is_a_protocol_error_and_closes() -> None:
     assert pair.session.disconnect_packet is not None
 
 
+@pytest.mark.spec("MQTT-3.14.2-1")
+def test_a_disconnect_with_a_clients_reason_code_is_a_protocol_error_and_closes() -> None:
+    pair = Pair().connect()
+    assert refused(pair, MQTTDisconnectPacket(4).encode()) == 0x82
+    assert pair.session.link is None
+
+
 # ---- bounds ------------------------------------------------------------------------------------------------------------------------------------------
 
 

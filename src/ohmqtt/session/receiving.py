@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LinkLostError, ProtocolError
 from ..link import CLOSED, CLOSING, CONNECTED, CONNECTING
-from ..mqtt_spec import PacketType
+from ..mqtt_spec import SERVER_REASON_CODES, PacketType, reason_name
 from ..packet import (
     DECODERS,
     MQTTDisconnectPacket,
@@ -179,6 +179,8 @@ class Receiving:
     def _receive_disconnect(self, link: Link, packet: MQTTDisconnectPacket) -> None:
         """The server says goodbye: close, and remember what it said [MQTT-4.13.2-1]."""
         self.disconnect_packet = packet
+        if packet.reason_code not in SERVER_REASON_CODES[PacketType.DISCONNECT]:  # [MQTT-3.14.2-1]
+            raise ProtocolError(f"DISCONNECT from the server with {reason_name(packet.reason_code)}, which only a client may send")
         if packet.properties.SessionExpiryInterval is not None:  # [MQTT-3.14.2-2]
             raise ProtocolError("DISCONNECT from the server with a Session Expiry Interval")
         link.close_error = LinkLostError(f"the server disconnected with {describe(packet)}", packet)
