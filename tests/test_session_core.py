@@ -554,6 +554,22 @@ def test_session_present_resumes_and_session_lost_forgets() -> None:
     assert waiting.outcome is None
 
 
+@pytest.mark.spec("MQTT-3.3.2-7")
+def test_topic_aliases_begin_anew_with_each_connection() -> None:
+    pair = Pair()
+    aliased = Options(AliasPolicy.TRY, None, 0)
+    pair.start()
+    pair.open()
+    pair.accept(TopicAliasMaximum=1)
+    for _ in range(2):
+        pair.publish(qos=0, options=aliased)
+    assert [packet.topic for packet in pair.sent()[-2:]] == ["t", ""]
+    pair.lose()
+    pair.reconnect(TopicAliasMaximum=1)
+    pair.publish(qos=0, options=aliased)
+    assert pair.sent()[-1].topic == "t"
+
+
 @pytest.mark.spec("MQTT-3.1.2-4", "MQTT-3.2.2-5")
 def test_clean_start_over_a_store_drops_what_was_open() -> None:
     pair = Pair(durable=True)
@@ -1369,8 +1385,15 @@ def test_idle_means_that_a_goodbye_loses_nothing() -> None:
 
 
 def test_with_a_database_sent_is_enough_to_be_idle() -> None:
-    pair = Pair(durable=True).connect()
+    pair = Pair(durable=True)
+    pair.start()
+    pair.open()
+    pair.accept(ReceiveMaximum=1)
+    first = pair.publish(qos=1)
+    assert pair.session.idle()
     pair.publish(qos=1)
+    assert not pair.session.idle()
+    pair.feed(ack(0x40, first.packet_id))
     assert pair.session.idle()
 
 
