@@ -17,12 +17,27 @@ from ohmqtt.packet import (
     MQTTPublishPacket,
     MQTTPubRecPacket,
     MQTTPubRelPacket,
+    MQTTSubAckPacket,
     MQTTSubscribePacket,
     MQTTSubscription,
+    MQTTUnsubAckPacket,
     MQTTUnsubscribePacket,
     MQTTWill,
 )
-from ohmqtt.property import MQTTAuthProps, MQTTConnectProps, MQTTDisconnectProps, MQTTPublishProps, MQTTSubscribeProps, MQTTWillProps
+from ohmqtt.property import (
+    MQTTAuthProps,
+    MQTTConnectProps,
+    MQTTDisconnectProps,
+    MQTTPubAckProps,
+    MQTTPubCompProps,
+    MQTTPublishProps,
+    MQTTPubRecProps,
+    MQTTPubRelProps,
+    MQTTSubAckProps,
+    MQTTSubscribeProps,
+    MQTTUnsubAckProps,
+    MQTTWillProps,
+)
 from ohmqtt.testing.broker import BrokerCore, BrokerSettings
 from tests.broker_core_tools import Peer, connect, open_with
 from tests.strict_parser import encode_packet
@@ -49,6 +64,37 @@ def open_with_method(core: BrokerCore, client_id: str = "c", **properties: Any) 
 
 
 WORD = MQTTAuthPacket(0x18, MQTTAuthProps(AuthenticationMethod=METHOD, AuthenticationData=b"please"))
+
+
+# -- chapter 1: text -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.spec("MQTT-1.5.4-1", "MQTT-1.5.4-2", "MQTT-1.5.7-1", "MQTT-3.3.2-1", "MQTT-3.3.2-13", "MQTT-3.3.2-19", "MQTT-4.7.3-2")
+@pytest.mark.parametrize("text", [b"\xff", b"\0", b"\xed\xa0\x80", b"\xc0\xaf"])
+def test_what_is_no_text_is_malformed_wherever_it_stands(text: bytes) -> None:
+    string = bytes((0, len(text))) + text
+    for properties in (b"\x03" + string, b"\x08" + string, b"\x26" + string + b"\0\1a", b"\x26\0\1a" + string):
+        assert connect(BrokerCore()).one(encode_packet(0x30, b"\0\1a" + bytes((len(properties),)) + properties)).reason_code == 0x81
+    assert connect(BrokerCore()).one(encode_packet(0x30, string + b"\0")).reason_code == 0x81
+    assert connect(BrokerCore()).one(encode_packet(0x82, b"\0\1\0" + string + b"\0")).reason_code == 0x81
+    assert connect(BrokerCore()).one(encode_packet(0xA2, b"\0\1\0" + string)).reason_code == 0x81
+    peer = Peer(BrokerCore())
+    assert peer.one(encode_packet(0x10, b"\0\4MQTT\5\0\0\0\0" + string)).reason_code == 0x81
+    assert peer.end.closing
+
+
+@pytest.mark.spec("MQTT-1.5.4-3", "MQTT-4.7.3-3", "MQTT-4.7.3-4", "MQTT-3.1.3-5", "MQTT-2.2.1-2", "MQTT-2.2.2-1")
+@pytest.mark.parametrize("topic", ["\ufefftopic", "\x01\uffff", "e\u0301", "/", "a b", "x" * 65_535])
+def test_every_text_is_taken_and_passed_on_as_it_is(topic: str) -> None:
+    core = BrokerCore()
+    other = connect(core, "other")
+    other.subscribe("\u00e9")
+    other.subscribe("topic")
+    peer = connect(core, "0123456789abcdefghijABC")
+    peer.subscribe(topic)
+    (message,) = peer.publish(topic, b"payload")
+    assert (message.topic, message.payload, message.packet_id, message.properties) == (topic, b"payload", 0, {})
+    assert not other.hear()
 
 
 # -- chapter 2: packet identifiers ---------------------------------------------------------------------------------------------------------
@@ -86,9 +132,12 @@ def test_a_new_qos_2_message_with_the_identifier_of_an_unfinished_one_ends_both(
     (answer,) = peer.publish("a", b"second", qos=2)
     assert (answer.kind, answer.packet_id, answer.reason_code) == ("PUBREC", 1, 0x91)
     assert "0x91" in answer.properties["ReasonString"]
+    # Neither counts against the Receive Maximum any more.
+    assert [p.kind for p in peer.publish("a", b"other", qos=2, packet_id=2)] == ["PUBREC"]
+    peer.say(MQTTPubRelPacket(2))
     assert [(p.kind, p.reason_code) for p in peer.say(MQTTPubRelPacket(1))] == [("PUBCOMP", 0x92)]
     assert peer.publish("a", b"third", qos=2)[0].reason_code == 0
-    assert [p.payload for p in watcher.hear()] == [b"first", b"third"]
+    assert [p.payload for p in watcher.hear()] == [b"first", b"other", b"third"]
 
 
 @pytest.mark.spec("MQTT-4.3.2-5", "MQTT-3.3.1.1")
@@ -118,6 +167,22 @@ def test_what_is_wrong_before_connack_is_told_by_a_code_that_connack_has() -> No
     refusal = peer.one(b"\x30\x07\x00\x01a\x03\x23\x00\x00")
     assert (refusal.kind, refusal.reason_code, refusal.session_present) == ("CONNACK", 0x82, False)
     assert peer.end.closing
+
+
+@pytest.mark.spec("MQTT-3.2.0-1", "MQTT-3.2.0-2", "MQTT-3.2.2-1", "MQTT-3.2.2-3", "MQTT-4.3.3-3")
+def test_connack_comes_once_and_ahead_of_all_but_auth() -> None:
+    core = BrokerCore(WITH_METHOD)
+    peer = connect(core, SessionExpiryInterval=9)
+    peer.subscribe("a", retain_as_published=True)
+    core.publish("a", qos=2)
+    core.publish("a", qos=2)
+    peer.say(MQTTPubRecPacket(2))
+    peer.lost()
+    peer = open_with_method(core)
+    core.publish("a", qos=1)
+    connack, *rest = peer.say(WORD)
+    assert (connack.kind, connack.session_present, connack.properties["AuthenticationMethod"]) == ("CONNACK", True, METHOD)
+    assert [(p.kind, p.packet_id) for p in rest] == [("PUBREL", 2), ("PUBLISH", 1), ("PUBLISH", 3)]
 
 
 @pytest.mark.spec("MQTT-3.2.2-16", "MQTT-3.1.3-6")
@@ -251,6 +316,16 @@ def test_messages_of_one_qos_keep_their_order_also_behind_those_that_waited() ->
     assert [p.payload for p in watcher.hear()] == [b"5"]
 
 
+@pytest.mark.spec("MQTT-3.4.2-1", "MQTT-3.5.2-1", "MQTT-3.6.2-1", "MQTT-3.7.2-1", "MQTT-3.14.2-1", "MQTT-3.15.2-1", "MQTT-2.4")
+@pytest.mark.parametrize(
+    "data", [b"\x40\3\0\1\x92", b"\x50\3\0\1\1", b"\x62\3\0\1\x91", b"\x70\3\0\1\x80", b"\xe0\1\x8e", b"\xf0\6\0\4\x15\0\1a"]
+)
+def test_a_code_that_a_client_may_not_send_there_is_a_protocol_error(data: bytes) -> None:
+    peer = connect(BrokerCore())
+    assert peer.one(data).reason_code == 0x82
+    assert peer.end.closing
+
+
 # -- 3.8 to 3.11: subscribing --------------------------------------------------------------------------------------------------------------
 
 
@@ -331,6 +406,24 @@ def test_an_answer_that_is_too_large_for_its_client_ends_the_connection_with_a_r
     assert peer.end.closing
 
 
+@pytest.mark.spec("MQTT-3.4.2-3", "MQTT-3.5.2-3", "MQTT-3.6.2-2", "MQTT-3.6.2-3", "MQTT-3.7.2-2", "MQTT-3.7.2-3", "MQTT-3.9.2-2")
+@pytest.mark.spec("MQTT-3.11.2-1", "MQTT-3.11.2-2", "MQTT-3.1.2-29")
+@pytest.mark.parametrize("limit", [{"RequestProblemInformation": 0}, {"MaximumPacketSize": 20}, {}])
+def test_no_acknowledgement_explains_more_than_the_client_takes(limit: dict[str, Any]) -> None:
+    peer = connect(BrokerCore(), **limit)
+    why: dict[str, Any] = {"ReasonString": "a rather long reason", "UserProperty": [("a", "b")]}
+    for packet in (
+        MQTTPubAckPacket(1, 0, MQTTPubAckProps(**why)),
+        MQTTPubRecPacket(1, 0, MQTTPubRecProps(**why)),
+        MQTTPubRelPacket(1, 0, MQTTPubRelProps(**why)),
+        MQTTPubCompPacket(1, 0, MQTTPubCompProps(**why)),
+        MQTTSubAckPacket(1, (0x80,), MQTTSubAckProps(**why)),
+        MQTTUnsubAckPacket(1, (0x80,), MQTTUnsubAckProps(**why)),
+    ):
+        peer.end.send(packet)
+    assert [p.properties for p in peer.hear()] == [{} if limit else why] * 6
+
+
 @pytest.mark.spec("MQTT-3.2.2-19", "MQTT-3.2.2-20")
 def test_a_refusal_is_as_large_as_the_client_takes() -> None:
     core = BrokerCore(BrokerSettings(authenticate=lambda *_: 0x87))
@@ -395,6 +488,7 @@ def share(core: BrokerCore, *names: str, **properties: Any) -> list[Peer]:
 def test_of_a_shared_subscription_what_was_not_sent_goes_to_another_member_when_a_session_ends() -> None:
     core = BrokerCore()
     first, second = share(core, "first", "second", ReceiveMaximum=2)
+    second.subscribe("$share/g/a", 1, identifier=7)
     second.lost()
     for payload, qos in ((b"1", 1), (b"2", 2), (b"3", 2), (b"4", 1)):
         core.publish("a", payload, qos=qos)
@@ -407,7 +501,9 @@ def test_of_a_shared_subscription_what_was_not_sent_goes_to_another_member_when_
     assert not second.hear()
     again.say(MQTTDisconnectPacket(0, MQTTDisconnectProps(SessionExpiryInterval=0)))
     # The QoS 1 message that was sent may come twice; the QoS 2 message that was sent mustn't.
-    assert [(p.payload, p.qos, p.dup) for p in second.hear()] == [(b"1", 1, False), (b"3", 2, False), (b"4", 1, False)]
+    messages = second.hear()
+    assert [(p.payload, p.qos, p.dup) for p in messages] == [(b"1", 1, False), (b"3", 1, False), (b"4", 1, False)]
+    assert [p.properties for p in messages] == [{"SubscriptionIdentifier": [7]}] * 3
 
 
 @pytest.mark.spec("MQTT-4.8.2-5")
