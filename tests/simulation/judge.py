@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ohmqtt.errors import (
     CancelledError,
     ClientClosedError,
-    ConnectError,
     LinkLostError,
     MessageDroppedError,
     MessageExpiredError,
-    MQTTError,
     PacketTooLargeError,
     PoisonMessageError,
     PublishError,
@@ -107,10 +105,8 @@ class Judge:
         self.last_arrival = [0, 0]
         self.goodbyes = 0
         self.in_goodbye = 0
-        self.cleared: set[int] = set()
         self.subscribed = False
         self.telling = 0
-        self.unsubscribes = False
         # The power went, and took committed transactions with it: then promises are weaker.
         self.torn = False
         # The server began a session that the client never learned of: nothing in MQTT tells it that what it has open is of an older one.
@@ -391,14 +387,15 @@ class Judge:
     def check_client_ack(self, number: int, reason_code: int) -> None:
         """The client acknowledges a message: its callback has run, or nobody wanted it."""
         self.note("client's ack rejects" if reason_code else "client's ack")
+        process = self.stage.process
+        unmatched = self.unmatched + (0 if process is None else process.driver.session.inbound.unmatched_count)
         if number in self.finished:
-            if reason_code < 0x80 <= self.finished[number]:
+            # If the server didn't hear of that, the message came again, and perhaps nobody wanted it any more.
+            if reason_code < 0x80 <= self.finished[number] and not unmatched:
                 raise Violation(f"message {number} is acknowledged with Success, and its callback raised")
             return
         if self.torn or self.hidden_losses:
             return
-        process = self.stage.process
-        unmatched = self.unmatched + (0 if process is None else process.driver.session.inbound.unmatched_count)
         if not unmatched:
             raise Violation(f"message {number} is acknowledged, and its callback has not returned")
         self.note("acknowledged without a callback")
@@ -555,6 +552,3 @@ class Judge:
             if self.torn or self.hidden_losses or self.events["acknowledged without a callback"]:
                 return
             raise Violation(f"the server's message {number} was acknowledged, and no callback had it")
-
-
-_ = (ConnectError, MQTTError)

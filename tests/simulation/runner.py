@@ -56,7 +56,8 @@ class Report:
     def summary(self) -> str:
         """Return how many stories there were, in a line."""
         rate = self.seeds / self.seconds if self.seconds else 0.0
-        return f"{self.seeds:,} seeds, {self.steps:,} steps in {self.seconds:.1f} s: {rate:,.0f} seeds/s; {len(self.failures)} failed"
+        failed = f"{len(self.failures)} failed" + "".join(f" {seed}" for seed in sorted(self.failures)[:10])
+        return f"{self.seeds:,} seeds, {self.steps:,} steps in {self.seconds:.1f} s: {rate:,.0f} seeds/s; {failed}"
 
     def tell(self) -> str:
         """Return all of it, except what was wrong."""

@@ -147,7 +147,6 @@ class Server:
         self.limits = Limits()
         self.session: ServerSession | None = None
         self.epoch = 0
-        self.sessions_lost = 0
         self.links: list[ServerLink] = []
         # What the story wants.
         self.lazy = False
@@ -165,10 +164,8 @@ class Server:
         self.acknowledged: set[int] = set()
         self.messages = 0
         self.topics: dict[int, tuple[str, int]] = {}
-        self.copies: Counter[int] = Counter()
         self.transmitted: Counter[int] = Counter()
         self.completed: dict[int, int] = {}
-        self.lost_messages: set[int] = set()
         self.closings = 0
 
     # ---- the network -------------------------------------------------------------------------------------------------------------------
@@ -213,11 +210,7 @@ class Server:
 
     def lose_session(self) -> None:
         """Forget the session."""
-        session = self.session
-        if session is not None:
-            self.sessions_lost += 1
-            self.session = None
-            self.lost_messages.update(message.number for message in (*session.out.values(), *session.queue))
+        self.session = None
 
     def close(self, link: ServerLink, reason_code: int | None) -> None:
         """Close a connection, with or without a word."""
@@ -495,7 +488,6 @@ class Server:
             granted = min(qos, max(granted for granted, _ in wanted))
             if not granted and link is None:
                 continue
-            self.copies[number] += 1
             session.queue.append(Outgoing(number, topic, granted, [identifier for _, identifier in wanted if identifier]))
         if link is not None:
             self._pump(link, session)

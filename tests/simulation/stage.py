@@ -33,7 +33,8 @@ __all__ = ["TOPICS", "Stage"]
 
 CLIENT_ID = "simulated"
 TOPICS = ("a", "b")
-WAITS_MAX = 400
+# A callback that the client waits for is looked at each 5 ms, and a call of the user's waits for 10 s at most, several of them perhaps.
+WAITS_MAX = 10_000
 LOOKS_MAX = 300
 
 

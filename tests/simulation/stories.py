@@ -66,4 +66,31 @@ STORIES = {
         Setting(database="safe", threads=True, expiry_s=0),
         (Step("publish", 40_789), Step("run"), Step("fail", 9_130), Step("run", 54_386), Step("cancel"), Step("disconnect")),
     ),
+    # The judge was wrong: the server had not heard that a callback refused the message, which came again when nobody wanted it any more.
+    "a refused message that comes again may be unwanted": Story(
+        Setting(on_message=False),
+        (
+            Step("advance"),
+            Step("poison"),
+            Step("run", 26_341),
+            Step("raise"),
+            Step("publish", 39_431),
+            Step("message"),
+            Step("advance", 57_391),
+            Step("unsubscribe"),
+            Step("run", 7_311),
+        ),
+    ),
+    # The judge was wrong: the call of one thread waited for the callback on another, looked each 5 ms, and was not patient enough.
+    "a goodbye waits for a callback": Story(
+        Setting(database="safe"),
+        (
+            Step("disconnect", 0, 59_854),
+            Step("crash"),
+            Step("message"),
+            Step("publish", 55_880, 0, "callback"),
+            Step("disconnect", 0, 0, "commit"),
+            Step("disconnect", 0, 56_431),
+        ),
+    ),
 }

@@ -153,7 +153,6 @@ def subscribe(stage: Stage, a: int, b: int) -> None:
 def unsubscribe(stage: Stage, a: int, b: int) -> None:
     process = stage.usable()
     if process is not None:
-        stage.judge.unsubscribes = True
         stage.call(process.client.unsubscribe, ("a", "b", "#")[a % 3])
 
 
