@@ -158,9 +158,10 @@ def test_a_second_connect_is_a_protocol_error() -> None:
 
 
 @pytest.mark.spec("MQTT-2.1.3-1", "MQTT-4.13.1-1", "MQTT-3.14.1-1", "MQTT-3.8.1-1", "MQTT-3.10.1-1", "MQTT-3.6.1-1")
-@pytest.mark.spec("MQTT-3.15.1-1", "MQTT-1.5.5")
+@pytest.mark.spec("MQTT-3.15.1-1", "MQTT-1.5.5", "MQTT-1.5.5-1")
 @pytest.mark.parametrize(
-    "data", [b"\xe1\x00", b"\xf1\x00", b"\x80\x00", b"\xa0\x00", b"\x60\x02\x00\x01", b"\x36\x00", b"\xc0\xff\xff\xff\xff\x7f"]
+    "data",
+    [b"\xc0\x80\x00", b"\xe1\x00", b"\xf1\x00", b"\x80\x00", b"\xa0\x00", b"\x60\x02\x00\x01", b"\x36\x00", b"\xc0\xff\xff\xff\xff\x7f"],
 )
 def test_malformed_packets_end_the_connection_with_0x81(data: bytes) -> None:
     peer = connect(BrokerCore())

@@ -225,6 +225,7 @@ def test_no_more_than_the_client_takes_is_in_flight_also_when_resumed() -> None:
     assert list(core.sessions["c"].in_flight) == [5]
 
 
+@pytest.mark.spec("MQTT-2.2.1-4", "MQTT-4.3.2-1", "MQTT-4.3.3-1")
 def test_the_next_identifier_is_a_free_one() -> None:
     core = BrokerCore()
     watcher = connect(core)
@@ -232,7 +233,7 @@ def test_the_next_identifier_is_a_free_one() -> None:
     core.publish("a", qos=1)
     session = core.sessions["c"]
     session.packet_id = 65_535
-    core.publish("a", qos=1)
+    core.publish("a", qos=2)
     assert [p.packet_id for p in watcher.hear()] == [1, 2]
 
 

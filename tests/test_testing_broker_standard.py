@@ -275,7 +275,7 @@ def test_no_local_is_about_forwarding_and_not_about_what_is_retained() -> None:
     assert not peer.publish("a", retain=True)
 
 
-@pytest.mark.spec("MQTT-3.3.2-14", "MQTT-3.3.2-2", "MQTT-3.3.2-8", "MQTT-3.3.1-2", "MQTT-3.3.1-4")
+@pytest.mark.spec("MQTT-3.3.2-14", "MQTT-4.7.0-1", "MQTT-3.3.2-2", "MQTT-3.3.2-8", "MQTT-3.3.1-2", "MQTT-3.3.1-4")
 @pytest.mark.parametrize(
     ("data", "code"),
     [

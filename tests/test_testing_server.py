@@ -64,6 +64,7 @@ def subscribe(client: RawClient, topic_filter: str, qos: int = 2) -> None:
 # ---- serving -----------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.spec("MQTT-4.2.0-1")
 def test_a_client_publishes_and_subscribes(broker: Broker) -> None:
     with Client() as client:
         client.connect(broker.address, "me")
