@@ -363,7 +363,7 @@ class Server:
             self.accepted[number] += 1
             return
         known = session.received.get(packet_id) if packet.qos == 2 else None
-        if known is not None and known != number and not self.witness.torn:
+        if known is not None and known != number and not self._may_be_wrong(link):
             raise Violation(f"packet identifier {packet_id} is message {known}'s, which has no PUBREL yet, and comes with message {number}")
         reason_code = 0
         if self.reject_next and known is None:

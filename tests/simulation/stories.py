@@ -93,4 +93,20 @@ STORIES = {
             Step("disconnect", 0, 56_431),
         ),
     ),
+    # The judge was wrong: the first CONNECT got no answer, and so the client could not know that the session is another's.
+    "a foreign session may be found where an attempt got no answer": Story(
+        Setting(overlap=True),
+        (
+            Step("step"),
+            Step("run"),
+            Step("subscribe"),
+            Step("publish", 8_990),
+            Step("step"),
+            Step("up", 0, 5_563),
+            Step("crash"),
+            Step("publish_many", 2_192),
+            Step("advance"),
+            Step("cut"),
+        ),
+    ),
 }
