@@ -432,6 +432,13 @@ def test_an_alias_that_does_not_fit_is_left_off_and_not_believed_later() -> None
     assert wire(sent(link, message, short)) == [("topic", None), ("", 1)]
 
 
+def test_a_publication_that_does_not_leave_announces_no_alias() -> None:
+    link = connected_link(TopicAliasMaximum=1)
+    # Its session has ended while it stood in the outbox, so that it has no packet identifier any more.
+    stays = publication(qos=1, alias_policy=AliasPolicy.TRY)
+    assert wire(sent(link, stays, aliased())) == [("topic", 1)]
+
+
 @pytest.mark.spec("MQTT-3.3.2-7")
 def test_aliases_end_with_the_link() -> None:
     message = aliased()

@@ -249,17 +249,17 @@ class Link:
                 size += len(write)
                 continue
             message: Outgoing = write  # type: ignore[assignment]
+            first = message.first
+            packet_id = message.packet_id
+            if not packet_id and first & 6:
+                # The session ended while it stood here, so it waits for a new one. What doesn't leave announces no alias.
+                continue
             topic_field = message.topic_field
             properties = message.properties
             payload = message.payload
             if message.options is not None:
                 topic_field, properties = self._dress(message, now)
-            first = message.first
             if first & 6:
-                packet_id = message.packet_id
-                if not packet_id:
-                    # The session ended while it stood here, so it waits for a new one.
-                    continue
                 self.publishes_sent += 1
                 length = len(topic_field) + 2 + len(properties) + len(payload)
                 if message.sent:
