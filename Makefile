@@ -12,7 +12,7 @@ ROOMS := $(patsubst src/ohmqtt/%.py,ohmqtt.%,$(filter-out %/__init__.py %/__main
 	$(patsubst src/ohmqtt/%/__init__.py,ohmqtt.%,$(wildcard src/ohmqtt/*/__init__.py))
 PYTEST := $(PY) -m pytest -n auto
 
-.PHONY: help setup demo test slow sim sim-hour check format lint types tidy cover explore docs conformance matrix broker clean
+.PHONY: help setup demo test slow sim sim-hour check format lint types tidy cover explore mutants docs conformance matrix broker clean
 
 help:
 	@echo "make demo     see that nothing is lost and nothing comes twice, although things break (20 seconds)"
@@ -23,6 +23,7 @@ help:
 	@echo "make format   put the code into shape"
 	@echo "make cover    run the tests and ask for every line and branch, and of each room of the core by its own tests"
 	@echo "make explore  take every way that three messages, two disconnects and a crash can go (hours)"
+	@echo "make mutants  put bugs in by hand, one at a time, and see that each is caught (five minutes)"
 	@echo "make docs     write the reference into build/docs"
 	@echo "make conformance  write down which tests show which requirement of the standard"
 	@echo "make matrix   run the tests with every CPython on this machine"
@@ -76,6 +77,9 @@ cover: setup broker
 
 explore: setup
 	$(PY) -m tests.exploration
+
+mutants: setup
+	$(PY) -m tests.mutations
 
 docs: setup
 	$(PY) -m pdoc --docformat restructuredtext --output-directory build/docs ohmqtt $(ROOMS)

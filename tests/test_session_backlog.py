@@ -324,6 +324,20 @@ def test_only_held_handles_are_kept_of_what_is_on_disk() -> None:
     world.check()
 
 
+@pytest.mark.parametrize("qos", [0, 1])
+def test_what_is_new_does_not_overtake_rows_that_are_still_to_be_loaded(qos: int) -> None:
+    world = World(FakeStore(), window_messages=1)
+    world.publish_all(b"1", b"2", b"3")
+    world.turn()
+    world.accept()
+    world.release(world.take())
+    assert payloads(world.flush()) == [b"1"]
+    # Nothing waits in memory, and the quota has room.
+    world.publish(b"new", qos)
+    assert payloads(world.turn()) == [b"2", b"3", b"new"]
+    world.check()
+
+
 def test_qos_0_does_not_overtake_rows_on_disk() -> None:
     world = World(FakeStore(), window_messages=2)
     for i in range(10):

@@ -1,0 +1,115 @@
+"""Without bound, not connected, or not told: memory, connecting, the goodbye, and what the user must hear."""
+
+from __future__ import annotations
+
+from tests.mutations.bug import Bug
+
+__all__ = ["TOLD"]
+
+TOLD = (
+    Bug(
+        "QoS 0 is queued without bound",
+        "A server that doesn't read lets the process grow until it dies.",
+        "session/outbound.py",
+        "        if (self.messages >=",
+        "        if qos and (self.messages >=",
+        tests=("tests/test_session_backlog.py::test_the_newest_is_dropped",),
+    ),
+    Bug(
+        "a first attempt that fails is the last",
+        "The first connect is not retried: a client that starts before its server never comes up.",
+        "session/core.py",
+        "        if is_fatal(error) or not self.settings.reconnect:\n",
+        "        if is_fatal(error) or not self.settings.reconnect or not (was_connected or self.backoff.attempts):\n",
+        tests=("tests/test_session_core.py::test_backoff_doubles_up_to_its_bound_with_full_jitter",),
+        played=False,
+    ),
+    Bug(
+        "a refusal is never final",
+        "Bad credentials are tried again for ever.",
+        "session/policy.py",
+        "        return packet.reason_code in FATAL_CONNACK\n",
+        "        return False\n",
+        tests=("tests/test_session_core.py::test_a_refusal_that_cannot_heal_stops_and_says_why",),
+        played=False,
+    ),
+    Bug(
+        "bytes that TLS has decrypted are not looked for",
+        "A message is read from the socket, waits in the TLS layer, and is handled when the next one comes.",
+        "client/driver.py",
+        "        if transport is not None and transport.pending() and session.reading():\n            return True\n",
+        "",
+        tests=("tests/test_client_lifecycle.py::test_what_a_transport_holds_back_is_asked_for",),
+        played=False,
+    ),
+    Bug(
+        "no DISCONNECT at the goodbye",
+        "Leaving the context manager sends no DISCONNECT, and the Will fires.",
+        "session/core.py",
+        "        if data:\n            self.baskets.writes.append(data)\n        link.state = CLOSING",
+        "        link.state = CLOSING",
+        tests=("tests/test_session_core.py::test_nothing_follows_our_disconnect_and_the_connection_is_closed",),
+        played=False,
+    ),
+    Bug(
+        "a goodbye doesn't wait for the queue",
+        "Leaving the context manager drops what was published a moment ago.",
+        "session/core.py",
+        "            or outbound.waits()\n",
+        "",
+        tests=("tests/test_session_core.py::test_with_a_database_sent_is_enough_to_be_idle",),
+        played=False,
+    ),
+    Bug(
+        "what the server said at its goodbye is not kept",
+        "The user can't see why the server has closed the connection.",
+        "session/receiving.py",
+        "        self.disconnect_packet = packet\n        if",
+        "        if",
+        tests=("tests/test_session_core.py::test_a_servers_goodbye_that_cannot_heal_stops",),
+        played=False,
+    ),
+    Bug(
+        "the time in the queue is not taken off the Message Expiry Interval",
+        "A message lives longer than it should by the time that it was queued.",
+        "link.py",
+        "            remaining_s = max(1, ceil(options.expires_at - now))\n",
+        "            remaining_s = options.expiry_s\n",
+        tests=("tests/test_link.py::test_the_time_that_a_message_waited_is_taken_off_its_expiry",),
+        played=False,
+    ),
+    Bug(
+        "the whole journal trails",
+        "The packet leaves first and is stored then: a crash between them loses what was promised.",
+        "session/baskets.py",
+        "            self.journal.append(entry)\n            self.required = True\n",
+        "            self.journal.append(entry)\n",
+        tests=("tests/test_session_core.py::test_journal_then_wire_then_user",),
+    ),
+    Bug(
+        "a store that fails is not told of",
+        "The disk is full, and publish() returns as if all were well.",
+        "client/commits.py",
+        "            except StoreError as caught:\n                error = caught\n",
+        "            except StoreError:\n                pass\n",
+        tests=("tests/test_client_commits.py::test_publish_raises_what_the_disk_said_and_accepts_nothing",),
+    ),
+    Bug(
+        "QoS 0 that nobody takes is kept without bound",
+        "Callbacks that are slower than the server let the process grow until it dies.",
+        "session/receiving.py",
+        "        return messages >= settings.inbound_messages_hard_max or size >= settings.inbound_bytes_hard_max\n",
+        "        return False\n",
+        tests=("tests/test_session_receiving.py::test_above_a_hard_bound_qos_0_is_dropped_counted_and_reported",),
+        played=False,
+    ),
+    Bug(
+        "the assigned Client Identifier is not kept",
+        "Each reconnect gets another identifier, and with it another session.",
+        "session/core.py",
+        "        if assigned is not None and not identity.client_id:\n",
+        "        if assigned is None and not identity.client_id:\n",
+        tests=("tests/test_session_core.py::test_an_assigned_client_id_is_kept_for_the_next_connection",),
+        played=False,
+    ),
+)
