@@ -21,7 +21,7 @@ from ohmqtt.packet import MQTTDisconnectPacket, MQTTSubAckPacket, MQTTSubscripti
 from ohmqtt.property import MQTTDisconnectProps, MQTTSubscribeProps, MQTTUnsubscribeProps
 from ohmqtt.session import STOPPED, WAITING
 from ohmqtt.session.subscriptions import FILTERS_PER_PACKET_MAX, check_filters
-from tests.core_pair import Held, Pair, ack, publish
+from tests.core_pair import Held, Pair, ack, connack, publish
 
 if TYPE_CHECKING:
     from tests.strict_parser import WirePacket
@@ -365,6 +365,42 @@ def test_a_subscription_that_the_next_server_cannot_take_is_reported() -> None:
     assert [filters(packet) for packet in again] == []
     (report,) = pair.reports()
     assert "a/+" in report.text
+
+
+def test_after_a_connect_without_an_answer_the_session_may_be_a_new_one_and_is_asked_again() -> None:
+    pair = Pair().connect()
+    pair.subscribe("a", "b")
+    pair.subscribe(MQTTSubscription("c", retain_handling=2))
+    for packet in requests(pair):
+        pair.feed(suback(packet))
+    pair.lose()
+    pair.now += 100.0
+    pair.open()
+    pair.lose()
+    pair.log.clear()
+    pair.reconnect(session_present=True)
+    again = requests(pair)
+    assert [filters(packet) for packet in again] == [["a", "b", "c"]]
+    assert [item["retain_handling"] for packet in again for item in packet.subscriptions] == [1, 1, 2]
+    for packet in again:
+        pair.feed(suback(packet))
+    pair.lose()
+    pair.log.clear()
+    pair.reconnect(session_present=True)
+    assert requests(pair) == []
+
+
+def test_a_refused_connect_begins_no_session() -> None:
+    pair = Pair().connect()
+    pair.subscribe("a")
+    pair.feed(suback(requests(pair)[0]))
+    pair.lose()
+    pair.now += 100.0
+    pair.open()
+    pair.feed(connack(0x88))
+    pair.log.clear()
+    pair.reconnect(session_present=True)
+    assert requests(pair) == []
 
 
 def test_a_subscription_that_is_refused_after_a_lost_session_is_reported_and_gone() -> None:

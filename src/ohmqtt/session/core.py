@@ -100,6 +100,8 @@ class Session:
         self.expiry_named = False
         self.receive_maximum_named = False
         self.clean_start = False
+        # Whether a CONNECT since the last connection had no answer: it may have begun a session that we know nothing of.
+        self.unanswered = False
         # Whether rows that are on disk only may be loaded.
         self.loading = False
         # How long the server keeps the session after the link, as far as we know; None: not known in this process.
@@ -226,6 +228,7 @@ class Session:
             return
         self.link = None
         was_connected = link.connack is not None
+        self.unanswered |= link.greeted and not was_connected and not isinstance(link.close_error, ConnectRefusedError)
         cause = link.close_error or error or LinkLostError("the server closed the connection")
         # Neither our own goodbye nor an error that we found is anything that a publication did to the server.
         closed_by_us = self.connect_packet is None or (link.close_error is not None and getattr(cause, "packet", None) is None)
@@ -373,7 +376,8 @@ class Session:
         if not packet.session_present:  # [MQTT-3.2.2-5] [MQTT-3.1.2-4]
             self.outbound.session_lost()
             self.inbound.session_lost()
-        self.subscriptions.resume(packet.session_present)
+        self.subscriptions.resume(packet.session_present, self.unanswered)
+        self.unanswered = False
         self.outbound.resume(link)
         self.baskets.events.append(Connected(packet))
 

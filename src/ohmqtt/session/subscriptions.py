@@ -342,8 +342,12 @@ class Subscriptions:
         for _, subscription in self.tree:
             subscription.granted = None
 
-    def resume(self, session_present: bool) -> None:
-        """Send what the server doesn't know: everything if the session is new, else what this process never got an answer for."""
+    def resume(self, session_present: bool, doubtful: bool = False) -> None:
+        """Send what the server doesn't know: everything if the session is new, else what this process never got an answer for.
+
+        `doubtful`: a CONNECT had no answer, so that the session that is present may be a new one that it began. Then the rest is asked for
+        again, and retained messages come only if the subscription was not there.
+        """
         asked = {id(subscription) for request in self.pending if not _is_ours(request) for subscription in request.subscriptions}
         if not session_present:
             self.session_lost()
@@ -355,19 +359,23 @@ class Subscriptions:
             if not request.settled:
                 # What is about to be ended isn't asked for.
                 asked.update(id(subscription) for subscription in (*request.subscriptions, *request.ends))
-        by_identifier: dict[int, list[Subscription]] = {}
+        missing: dict[tuple[int, int], list[Subscription]] = {}
         for _, subscription in self.tree:
-            if subscription.granted is None and id(subscription) not in asked:
-                by_identifier.setdefault(subscription.identifier, []).append(subscription)
+            if (subscription.granted is None or doubtful) and id(subscription) not in asked:
+                retain_handling = 0 if subscription.granted is None else 1
+                missing.setdefault((subscription.identifier, retain_handling), []).append(subscription)
         requests: list[Request] = []
-        for members in by_identifier.values():
-            requests += self._requests(members)
+        for (_, retain_handling), members in missing.items():
+            requests += self._requests(members, retain_handling)
         # Before the requests of the user, which came later.
         self.pending.extendleft(reversed(requests))
 
     @staticmethod
-    def _requests(subscriptions: Sequence[Subscription], retain_handling: int | None = None) -> list[Request]:
-        """Return requests for subscriptions of one identifier; User Properties differ from call to call and split them."""
+    def _requests(subscriptions: Sequence[Subscription], retain_handling: int = 0) -> list[Request]:
+        """Return requests for subscriptions of one identifier; User Properties differ from call to call and split them.
+
+        `retain_handling`: at least this, whatever the user has asked for the first time.
+        """
         found: dict[tuple[tuple[str, str], ...], list[Subscription]] = {}
         for subscription in subscriptions:
             found.setdefault(subscription.user_properties, []).append(subscription)
@@ -375,9 +383,11 @@ class Subscriptions:
         for user_properties, members in found.items():
             properties = MQTTSubscribeProps(UserProperty=user_properties)
             items = [member.options for member in members]
-            if retain_handling is not None:
+            if retain_handling:
                 items = [
-                    MQTTSubscription(item.topic_filter, item.max_qos, item.no_local, item.retain_as_published, retain_handling)
+                    MQTTSubscription(
+                        item.topic_filter, item.max_qos, item.no_local, item.retain_as_published, max(item.retain_handling, retain_handling)
+                    )
                     for item in items
                 ]
             for i in range(0, len(items), FILTERS_PER_PACKET_MAX):
