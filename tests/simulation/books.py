@@ -9,9 +9,10 @@ from ohmqtt.records import State
 from tests.simulation.surroundings import Violation
 
 if TYPE_CHECKING:
+    from tests.simulation.server import ServerSession
     from tests.simulation.surroundings import Disk, Image
 
-__all__ = ["check", "check_sleep"]
+__all__ = ["check", "check_sleep", "check_subscriptions"]
 
 QUEUED, ASSIGNED, RELEASED, WRITTEN = State.QUEUED, State.ASSIGNED, State.RELEASED, State.WRITTEN
 
@@ -154,3 +155,16 @@ def _compare(session: Any, image: Image) -> None:
             raise Violation(f"the journal says {image.session!r}, and memory {identity.epoch}, {identity.ours}, {identity.retired}")
     if image.next_sequence > outbound.next_sequence:
         raise Violation(f"the next sequence number is {outbound.next_sequence}, and the journal has {image.next_sequence - 1}")
+
+
+def check_subscriptions(session: Any, server_session: ServerSession | None, were_refused: bool) -> None:
+    """All is at rest: the server has each subscription that the client says to have, as it was granted."""
+    known = {} if server_session is None else server_session.subscriptions
+    for topic_filter, subscription in session.subscriptions.tree:
+        qos, identifier = known.get(topic_filter, (-1, 0))
+        # If its change was refused, what it was before still stands.
+        if qos != subscription.granted or (identifier != subscription.identifier and not were_refused):
+            raise Violation(
+                f"the subscription to {topic_filter!r} has QoS {subscription.granted} and identifier {subscription.identifier}, "
+                f"and at the server {qos} and {identifier}"
+            )

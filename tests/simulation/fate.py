@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.simulation import user
 from tests.simulation.server import Limits
 from tests.simulation.stage import TOPICS
 
@@ -70,7 +71,7 @@ def advance(stage: Stage, a: int, b: int) -> None:
         return
     for _ in range(TURNS_MAX):
         if not process.is_alive():
-            break
+            return
         deadline = process.driver.session.deadline()
         if deadline is None or deadline > target:
             stage.pass_time(max(0.0, target - stage.now))
@@ -81,6 +82,18 @@ def advance(stage: Stage, a: int, b: int) -> None:
             stage.flow()
             stage.turn()
         stage.judge.check_keep_alive()
+    stage.judge.check_keep_alive()
+
+
+def busy(stage: Stage, a: int, b: int) -> None:
+    pipe = stage.pipe()
+    if pipe is not None and b % 2:
+        # Nothing arrives, and the client has enough to send not to notice.
+        pipe.frozen = True
+    for _ in range(5 + a % 25):
+        user.publish(stage, a, 5)
+        stage.turn()
+        advance(stage, TIMES_S.index(2.0), b)
 
 
 # ---- the network -------------------------------------------------------------------------------------------------------------------------
@@ -123,7 +136,8 @@ def no_route(stage: Stage, a: int, b: int) -> None:
 
 
 def message(stage: Stage, a: int, b: int) -> None:
-    stage.server.publish(TOPICS[a % 2 if b % 4 == 0 else 0], (2, 2, 1, 1, 0)[b // 4 % 5])
+    for _ in range((1, 1, 1, 3)[a // 2 % 4]):
+        stage.server.publish(TOPICS[a % 2 if b % 4 == 0 else 0], (2, 2, 1, 1, 0)[b // 4 % 5])
 
 
 def lazy(stage: Stage, a: int, b: int) -> None:
@@ -159,6 +173,9 @@ def lose(stage: Stage, a: int, b: int) -> None:
 
 
 def restart(stage: Stage, a: int, b: int) -> None:
+    if b % 3 == 0:
+        # With another configuration: what is open may be more than it takes at once.
+        stage.server.limits = Limits(receive_maximum=1)
     for link in list(stage.server.links):
         stage.server.close(link, (None, 0x8B)[a % 2])
 
@@ -218,6 +235,7 @@ STEPS: dict[str, Callable[[Stage, int, int], None]] = {
     "up": up,
     "down": down,
     "advance": advance,
+    "busy": busy,
     "room": room,
     "cut": cut,
     "freeze": freeze,

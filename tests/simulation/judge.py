@@ -49,7 +49,7 @@ class Sent:
 
     __slots__ = (
         "cancelled", "expires_at", "fate", "first_offer", "goodbyes_before", "handles", "judged", "last_words", "limbo", "epoch_before", "number",
-        "offers", "out_of_order", "payload", "process", "promised", "qos", "raised", "retain", "topic", "end",
+        "offers", "published_at", "out_of_order", "payload", "process", "promised", "qos", "raised", "retain", "topic", "end",
     )  # fmt: skip
 
     def __init__(self, number: int, process: Process, qos: int, topic: str, retain: bool, expires_at: float | None, size: int) -> None:
@@ -79,6 +79,7 @@ class Sent:
         self.end: tuple[Pipe, int] | None = None
         self.epoch_before = 0
         self.goodbyes_before = 0
+        self.published_at = 0.0
 
     def take_handle(self, handle: Any) -> None:
         self.handles.append(handle)
@@ -119,6 +120,8 @@ class Judge:
         self.repeatable: Counter[int] = Counter()
         self.unmatched = 0
         self.wire: dict[Pipe, bytes] = {}
+        # Handles of SUBSCRIBE and UNSUBSCRIBE.
+        self.requests: list[tuple[Process, Any]] = []
 
     def note(self, event: str) -> None:
         self.events[event] += 1
@@ -165,6 +168,13 @@ class Judge:
         session = self.stage.server.session
         return self.stage.disk is None and session is not None and session.first_pipe.owner != pipe.owner
 
+    def adopted(self) -> None:
+        process = self.stage.process
+        if process is not None and len(process.pipes) < 2:
+            raise Violation("the client takes a foreign session for its own, and this is its first connection")
+        self.note("takes a foreign session for its own")
+        self.torn = True
+
     def link_ended(self, link: ServerLink) -> None:
         session = link.session
         if session is not None and link.is_new_session and session.epoch > self.learned_epoch:
@@ -178,6 +188,7 @@ class Judge:
         entry = Sent(number, process, qos, topic, retain, None if expiry_s is None else self.stage.now + expiry_s, size)
         entry.epoch_before = self.learned_epoch
         entry.goodbyes_before = self.goodbyes
+        entry.published_at = self.stage.now
         self.sent[number] = entry
         self.open[number] = entry
         self.note(f"publish QoS {qos}")
@@ -227,6 +238,13 @@ class Judge:
                 raise Violation(f"message {entry.number} is sent first at {now}, and its interval ran out at {entry.expires_at}")
             if packet.dup and entry.process is self.stage.process:
                 raise Violation(f"message {entry.number} is sent for the first time with DUP [MQTT-3.3.1-2]")
+        if entry.expires_at is not None and packet.expiry_s is not None:
+            # Reduced by the time that it waited: at least until there was a connection (section 3.3.2.3.3).
+            most_s = entry.expires_at - max(entry.published_at, pipe.opened_at)
+            if not entry.expires_at - now - 1e-6 <= packet.expiry_s < max(1.0, most_s) + 1:
+                raise Violation(
+                    f"message {entry.number} leaves with Message Expiry Interval {packet.expiry_s}, and {most_s} s at most are left"
+                )
         entry.offers += 1
         if not packet.qos:
             entry.end = (pipe, pipe.offered_bytes)
@@ -415,6 +433,7 @@ class Judge:
             self._look_at_what_is_left()
             if any(not handle.done for entry in self.open.values() for handle in entry.handles if entry.process is process):
                 raise Violation("the client is closed, and a handle is open")
+            self.check_requests()
             return
         books.check(driver, self.stage.disk)
         if self.stage.story.setting.threads and not process.is_awake(self.stage.now):
@@ -458,10 +477,19 @@ class Judge:
         server_link = self.stage.server.connected_link()
         if server_link is not None and server_link.pipe is driver.transport and server_link.session is not None:
             if self.may_be_foreign(driver.transport) and not self.torn:
-                # Its first CONNECT got no answer, so that it takes what it finds for its own.
-                self.note("takes a foreign session for its own")
-                self.torn = True
+                self.adopted()
             self.learned_epoch = server_link.session.epoch
+
+    def requested(self, process: Process, handle: Any) -> None:
+        """A SUBSCRIBE or UNSUBSCRIBE was asked for, or refused at the call."""
+        if handle is not None:
+            self.requests.append((process, handle))
+
+    def check_requests(self) -> None:
+        """There is nothing left to wait for: every request has its outcome."""
+        open_ones = [handle for process, handle in self.requests if process is self.stage.process and not handle.done]
+        if open_ones:
+            raise Violation(f"nothing is left to be done, and requests have no outcome: {open_ones}")
 
     def check_keep_alive(self) -> None:
         """A connection on which nothing arrives is given up within twice the keep alive."""
@@ -523,6 +551,9 @@ class Judge:
             raise Violation(f"all publications have ended, and the books say {left}")
         if stage.disk is not None and (stage.disk.volatile.rows or stage.disk.volatile.received) and not (self.torn or self.hidden_losses):
             raise Violation(f"all is done, and the database holds {list(stage.disk.volatile.rows)}, {list(stage.disk.volatile.received)}")
+        self.check_requests()
+        if not (self.torn or self.hidden_losses):
+            books.check_subscriptions(process.driver.session, stage.server.session, bool(self.events["SUBACK refuses"]))
         for entry in self.sent.values():
             self._check_end_of(entry)
         for number in range(1, stage.server.messages + 1):

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ohmqtt.errors import ForeignSessionError
 from ohmqtt.session import IDLE, STOPPED
 from tests.simulation import fate, user
 from tests.simulation.stage import Stage
@@ -52,8 +53,8 @@ def _play_on(stage: Stage) -> None:
             _perform(stage, step)
     _come_to_rest(stage)
     stage.judge.check_end()
-    if stage.process is not None:
-        _guard(stage, stage.kill, 1, 0)
+    _say_goodbye(stage)
+    _guard(stage, stage.kill, 1, 0)
 
 
 def _perform(stage: Stage, step: Step) -> None:
@@ -102,9 +103,22 @@ def _come_to_rest(stage: Stage) -> None:
     raise Violation(f"it doesn't come to rest: {stage.judge.describe_unrest()}")
 
 
+def _say_goodbye(stage: Stage) -> None:
+    """Disconnect when all is at rest: the server must hear of it, and the user of everything that is left."""
+    before = stage.server.goodbyes
+    _guard(stage, user.disconnect, stage, 0, 2)
+    stage.flow()
+    stage.judge.check()
+    if stage.server.goodbyes != before + 1:
+        raise Violation("the user has disconnected, and no DISCONNECT came")
+    stage.judge.check_requests()
+
+
 def _settle_down(stage: Stage, process: Process, number: int) -> None:
     """Connect if that is needed, acknowledge what is held, and let everything take its course."""
     session = process.driver.session
+    if session.phase == STOPPED and stage.server.final is None and not isinstance(session.failure, ForeignSessionError):
+        raise Violation(f"the client has stopped connecting, and the server has not said that it is useless: {session.failure!r}")
     if session.phase in {IDLE, STOPPED} and session.link is None:
         stage.connect(process, stage.foreign)
     stage.foreign = stage.foreign and session.connected_link() is None

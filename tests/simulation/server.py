@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["Limits", "Outgoing", "Server", "ServerLink", "ServerSession", "Witness"]
 
 
+# The reason codes of a story after which it is useless to try again: Not authorized, Session taken over.
+FINAL = {0x87, 0x8E}
+
+
 class Witness(Protocol):
     """Whoever knows what the user of the client has asked for, and what the disk holds."""
 
@@ -32,6 +36,9 @@ class Witness(Protocol):
     def may_be_foreign(self, pipe: Pipe) -> bool:
         """Return whether the server may have a session that the client's process knows nothing of."""
         ...
+
+    def adopted(self) -> None:
+        """The client goes on with a session that it knows nothing of: its first CONNECT got no answer, so that it can't know."""
 
     def link_ended(self, link: ServerLink) -> None:
         """A connection with a session has ended."""
@@ -167,6 +174,9 @@ class Server:
         self.transmitted: Counter[int] = Counter()
         self.completed: dict[int, int] = {}
         self.closings = 0
+        self.goodbyes = 0
+        # Where it said for the last time that trying again is useless, unless the user has asked for it since.
+        self.final: Pipe | None = None
 
     # ---- the network -------------------------------------------------------------------------------------------------------------------
 
@@ -216,6 +226,8 @@ class Server:
         """Close a connection, with or without a word."""
         if reason_code is not None and link.session is not None:
             self._send(link, wire.packet(0xE0, bytes((reason_code,))))
+            if reason_code in FINAL:
+                self.final = link.pipe
         self.closings += 1
         self._end(link)
 
@@ -238,6 +250,8 @@ class Server:
             if link.is_ignored:
                 return
             raise Violation(f"a packet {first:#x} before CONNECT [MQTT-3.1.0-1]")
+        if kind != 0xE0 and not self.witness.torn and self.witness.may_be_foreign(link.pipe):
+            self.witness.adopted()
         if link.limits.packet_size_max and size > link.limits.packet_size_max:
             raise Violation(f"a packet {first:#x} of {size} bytes, and our Maximum Packet Size is {link.limits.packet_size_max}")
         if kind == 0x30:
@@ -265,6 +279,8 @@ class Server:
     def _connect(self, link: ServerLink, packet: wire.Connect) -> None:
         if link.session is not None or link.is_ignored:
             raise Violation("a second CONNECT [MQTT-3.1.0-2]")
+        if self.final is not None and self.final.owner == link.pipe.owner and self.final.is_heard_out():
+            raise Violation("CONNECT, and the server has said that it is useless")
         self._expire()
         if self.mute:
             self.witness.note("no CONNACK")
@@ -272,7 +288,10 @@ class Server:
             return
         if self.refuse_next:
             self.witness.note("CONNACK refuses")
-            self._send(link, wire.connack(False, self.refuse_next.popleft(), {}))
+            reason_code = self.refuse_next.popleft()
+            self._send(link, wire.connack(False, reason_code, {}))
+            if reason_code in FINAL:
+                self.final = link.pipe
             self._end(link)
             return
         for other in [other for other in self.links if other.session is not None]:  # [MQTT-3.1.4-3]
@@ -303,7 +322,8 @@ class Server:
                 message.releases += 1
                 self._send(link, wire.ack(0x62, message.packet_id))
             else:
-                self._transmit(link, message, dup=True)
+                # A client must not count on DUP [MQTT-4.3.3-10].
+                self._transmit(link, message, dup=message.number % 2 != 0)
         self._pump(link, session)
 
     def _disconnect(self, link: ServerLink, session: ServerSession, body: bytes) -> None:
@@ -312,6 +332,8 @@ class Server:
             self.witness.note(f"client closes with {reason_code:#x}")
             if not self.witness.torn and not ((len(body) < 3 or b"knows nothing of" in body) and self.witness.may_be_foreign(link.pipe)):
                 raise Violation(f"the client closes with {body[2:].decode(errors='replace')!r}, and the server did nothing wrong")
+        else:
+            self.goodbyes += 1
         if expiry_s is not None:
             if expiry_s and not session.expiry_s:
                 raise Violation("DISCONNECT with a Session Expiry Interval where CONNECT's was 0")
@@ -363,7 +385,7 @@ class Server:
             self.accepted[number] += 1
             return
         known = session.received.get(packet_id) if packet.qos == 2 else None
-        if known is not None and known != number and not self._may_be_wrong(link):
+        if known is not None and known != number and not self.witness.torn:
             raise Violation(f"packet identifier {packet_id} is message {known}'s, which has no PUBREL yet, and comes with message {number}")
         reason_code = 0
         if self.reject_next and known is None:
@@ -455,14 +477,10 @@ class Server:
             not packet_id
             or packet_id in link.open
             or packet_id in link.requests
-            or (packet_id in session.received and not self._may_be_wrong(link))
+            or (packet_id in session.received and not self.witness.torn)
         ):
             raise Violation(f"a request with packet identifier {packet_id}, which is in use [MQTT-2.2.1-3]")
         link.requests.add(packet_id)
-
-    def _may_be_wrong(self, link: ServerLink) -> bool:
-        """Return whether what the client knows may be another session's."""
-        return self.witness.torn or self.witness.may_be_foreign(link.pipe)
 
     def _answer_request(self, link: ServerLink, request: wire.Request, data: bytes) -> None:
         self.held.append((link, data, request.packet_id, 0, 0x90))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ohmqtt.errors import ConnectError, MQTTError, StoreError
 from ohmqtt.property import MQTTConnectProps
+from ohmqtt.session import IDLE, STOPPED
 from tests.simulation.judge import Judge
 from tests.simulation.process import Process
 from tests.simulation.server import Limits, Server
@@ -243,6 +244,9 @@ class Stage:
 
     def connect(self, process: Process, clean: bool) -> None:
         setting = self.story.setting
+        session = process.driver.session
+        if session.phase in {IDLE, STOPPED} and session.link is None:
+            self.server.final = None
         properties = MQTTConnectProps(
             SessionExpiryInterval=None if setting.expiry_s < 0 else setting.expiry_s, ReceiveMaximum=setting.receive_maximum or None
         )
@@ -258,7 +262,8 @@ class Stage:
     def subscribe(self, process: Process, topic_filter: str, qos: int) -> None:
         self.tags += 1
         tag = self.tags
-        self.call(process.client.subscribe, topic_filter, lambda _, message: self.deliver(process, tag, message), qos)
+        handle = self.call(process.client.subscribe, topic_filter, lambda _, message: self.deliver(process, tag, message), qos)
+        self.judge.requested(process, handle)
 
     def kill(self, a: int, b: int) -> None:
         """The process dies here: with the power (what isn't on the platter may be lost), or alone."""

@@ -109,4 +109,16 @@ STORIES = {
             Step("cut"),
         ),
     ),
+    # What was left out because its session had ended announced its alias all the same, and the next one left with nothing but that.
+    "what does not leave announces no alias": Story(
+        Setting(database="safe", threads=True),
+        (
+            Step("publish", 5_906, 5_713),
+            Step("publish", 0, 63_565),
+            Step("limits", 0, 29_216),
+            Step("advance"),
+            Step("publish"),
+            Step("disconnect", 0, 52_955),
+        ),
+    ),
 }

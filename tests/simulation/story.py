@@ -74,7 +74,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "expiry_s": (-1, 1_000, 1_000, 5, 0),
     "on_message": (True, True, False),
     "strict": (False,) * 15 + (True,),
-    "jitter": (0.5, 0.0, 0.99),
+    "jitter": (0.5, 0.0, 0.99995),
     "overlap": (False, False, True),
     "several_copies": (False, True),
     "inbound_max": (0, 0, 0, 2),
@@ -128,11 +128,12 @@ STEPS: dict[str, tuple[float, str, str]] = {
     "up": (8, "bytes reach the server", "turn"),
     "down": (8, "bytes reach the client", "turn"),
     "advance": (5, "time passes", "time"),
+    "busy": (0.3, "the user publishes each two seconds for a while, and perhaps nothing arrives", "time"),
     "room": (1, "the socket's buffer is nearly full", "room"),
     "cut": (5, "the connection is cut", "cut"),
     "freeze": (1, "the network is frozen, or thaws", "freeze"),
     "no_route": (1, "the next attempts to connect fail", "refuse"),
-    "message": (10, "the server sends a message", "message"),
+    "message": (10, "the server sends a message or three", "message"),
     "lazy": (2, "the server is slow to acknowledge, or quick again", "lazy"),
     "answer": (5, "the server sends an acknowledgement that it held back", "lazy"),
     "reject": (2, "the server will reject a publication", "reject"),
@@ -140,7 +141,7 @@ STEPS: dict[str, tuple[float, str, str]] = {
     "refuse_filter": (0.5, "the server will refuse a subscription", "reject"),
     "mute": (0.5, "the server says nothing to CONNECT, or speaks again", "freeze"),
     "lose": (2, "the server loses the session", "lose"),
-    "restart": (1, "the server restarts", "cut"),
+    "restart": (1, "the server restarts, perhaps with a Receive Maximum of 1", "cut"),
     "goodbye": (1.5, "the server closes the connection", "goodbye"),
     "limits": (1.5, "the server changes its limits", "limits"),
     "poison": (0.7, "the server will choke on a publication", "poison"),
@@ -178,7 +179,8 @@ def make_story(seed: int) -> Story:
         for i, step in enumerate(steps):
             if rng.random() < meanwhile:
                 steps[i] = Step(choose(_MEANWHILE), step.a, step.b, choose(_PLACES))
-    return Story(setting, tuple(steps))
+    # Most stories begin with a client that is connected: there is more to be lost then.
+    return Story(setting, (*([Step("run", 3)] * choose((0, 2, 2))), *steps))
 
 
 def shrink(story: Story, fails: Callable[[Story], bool]) -> Story:

@@ -87,6 +87,7 @@ class Pipe:
         self.closed_by_client = False
         self.closed_by_server = False
         self.frozen = False
+        self.is_cut = False
         self.taken_bytes = 0
         self.offered_bytes = 0
         self.opened_at = self.last_read_at = world.now
@@ -146,6 +147,10 @@ class Pipe:
 
     # In between.
 
+    def is_heard_out(self) -> bool:
+        """Return whether the client has read all that the server has sent."""
+        return not (self.is_cut or self.down or self.readable)
+
     def arrive_at_client(self, count: int) -> None:
         if self.end_for_client is not False:
             self.down.clear()
@@ -157,6 +162,7 @@ class Pipe:
 
     def break_for_client(self, error: OSError | bool) -> None:
         """The client hears of the end as soon as it has read what arrived."""
+        self.is_cut = True
         self.down.clear()
         if self.end_for_client is False:
             self.end_for_client = error

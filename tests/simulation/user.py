@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
     from tests.simulation.stage import Stage
 
-__all__ = ["STEPS", "ack", "resume_blocked"]
+__all__ = ["STEPS", "ack", "disconnect", "resume_blocked"]
 
 
 # ---- publishing --------------------------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def subscribe(stage: Stage, a: int, b: int) -> None:
 def unsubscribe(stage: Stage, a: int, b: int) -> None:
     process = stage.usable()
     if process is not None:
-        stage.call(process.client.unsubscribe, ("a", "b", "#")[a % 3])
+        stage.judge.requested(process, stage.call(process.client.unsubscribe, ("a", "b", "#")[a % 3]))
 
 
 def ack(stage: Stage, a: int, b: int) -> None:
