@@ -110,7 +110,7 @@ class Client:
         self._driver = driver
         if store is not None:
             try:
-                driver.session.recover(store.load(), driver.make_message, driver.world.random())
+                driver.session.recover(store.load(), driver.make_message)
             except BaseException:
                 self._driver = None
                 driver.discard()

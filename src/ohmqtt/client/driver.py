@@ -67,7 +67,7 @@ class Driver(Waiting):
         super().__init__(world)
         self.client = client
         self.store = store
-        self.session = Session(settings, durable=store is not None, acknowledge=self.acknowledge)
+        self.session = Session(settings, durable=store is not None, acknowledge=self.acknowledge, random=world.random())
         self.delivery = Delivery(self, manual_ack)
         self.commits = None if store is None else Commits(self, store)
         # The network connection.

@@ -73,7 +73,12 @@ _REASON_CHARACTERS_MAX = 1_000
 
 
 class Session:
-    """One client's MQTT session and its connection policy (sans-I/O)."""
+    """One client's MQTT session and its connection policy (sans-I/O).
+
+    `random`: 0 ≤ random < 1, where packet identifiers begin. The server may have exchanges open that nobody here knows of: those of a former
+    process whose session is taken over, or those that a database lost with the power. A new QoS 2 message with one of their identifiers would
+    be taken for a repeat, acknowledged, and delivered to nobody.
+    """
 
     def __init__(
         self,
@@ -81,6 +86,7 @@ class Session:
         *,
         durable: bool = False,
         acknowledge: Callable[[Message, int, MQTTPubAckProps | None], None] | None = None,
+        random: float = 0.0,
     ) -> None:
         self.settings = settings
         self.durable = durable
@@ -88,6 +94,7 @@ class Session:
         self.baskets = Baskets(durable)
         self.identity = Identity(self.baskets)
         self.outbound = Outbound(self.baskets, settings, self.identity)
+        self.outbound.last_packet_id = int(random * PACKET_ID_MAX)
         self.inbound = Inbound(self.baskets, settings)
         self.subscriptions = Subscriptions(self.baskets, self.outbound)
         self.receiving = Receiving(self)
@@ -129,14 +136,9 @@ class Session:
 
     # ---- connecting ------------------------------------------------------------------------------------------------------------------
 
-    def recover(self, state: StoredState, make: Callable[[StoredMessage], Outgoing], random: float = 0.0) -> None:
-        """Take over what a store kept from a former process.
-
-        `random`: 0 ≤ random < 1, where packet identifiers begin. A store that has lost its last moments with the power knows nothing of
-        exchanges that the server still has open, and one of their identifiers would make a new QoS 2 message the repeat of an old one.
-        """
+    def recover(self, state: StoredState, make: Callable[[StoredMessage], Outgoing]) -> None:
+        """Take over what a store kept from a former process."""
         self.outbound.recover(state, make)
-        self.outbound.last_packet_id = int(random * PACKET_ID_MAX)
         self.identity.recover(state)
         self.inbound.received.update(dict.fromkeys(state.received))
 
