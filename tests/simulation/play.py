@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["PLAYED", "play"]
 
 PLAYED = {**user.STEPS, **fate.STEPS}
-ROUNDS_MAX = 150
+# Of a hundred publications, one at a time may be under way, and each takes several rounds.
+ROUNDS_MAX = 1_000
 
 
 def play(story: Story, steps: Mapping[str, Callable[[Stage, int, int], None]] = PLAYED) -> tuple[Counter[str], Exception | None]:
