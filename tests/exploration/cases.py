@@ -48,6 +48,8 @@ ONES = [
 
 PAIRS = [*ONES, *cases(2, **ONE_EACH)]
 
+TRIPLES = [*cases(3, **TWO_AND_ONE), *cases(3, **TWO_AND_ONE, fast=True)]
+
 WHOLE = [
     *PAIRS,
     *cases(2, **TWO_AND_ONE),
@@ -56,7 +58,7 @@ WHOLE = [
     *cases(2, **ONE_EACH, fine=True),
     *cases(2, crashes=1, rejections=1, refused_commits=1, failed_callbacks=1),
     *cases(2, crashes=1, expiry=True),
-    *cases(3, **TWO_AND_ONE),
+    *TRIPLES,
 ]
 
-SETS: dict[str, list[Case]] = {"quick": QUICK, "pairs": PAIRS, "whole": WHOLE}
+SETS: dict[str, list[Case]] = {"quick": QUICK, "ones": ONES, "pairs": PAIRS, "triples": TRIPLES, "whole": WHOLE}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ohmqtt.session import Turn
     from tests.exploration.controls import Control
 
-__all__ = ["OPTIONAL", "Case", "Publication", "World"]
+__all__ = ["DOWN", "IN_BASKET", "OPTIONAL", "SETTINGS", "UP", "Case", "Publication", "World"]
 
 EXPIRY_S = 5
 LATER = 10.0
@@ -195,7 +195,9 @@ class World:
             found.append("commit")
             if self.refused_commits:
                 found.append("refuse")
-            if self.case.fast and self.crashes and self.store.stalled is None:
+            # At a commit that the disk would have heard of: earlier is no difference.
+            written = waits or session.baskets.required or (self.turn is not None and self.turn.journal)
+            if written and self.case.fast and self.crashes and self.store.stalled is None:
                 found.append("stall")
         if self.turn is None:
             if session.wanted_rows(self.now) is not None:
@@ -280,8 +282,9 @@ class World:
         self.handles.clear()
         self.inbox.clear()
         self.held_back.clear()
-        # A crash between a callback and its commit repeats the callback.
-        self.over = frozenset() if self.weak else frozenset(number for number in self.over if self.answers.get(number) == HEARD)
+        # A crash between a callback and its commit repeats the callback, unless the server has forgotten the message.
+        heard = frozenset(number for number, where in self.answers.items() if where == HEARD)
+        self.over = frozenset() if self.weak else self.over & (heard | self.gone)
         self.answers = {number: where for number, where in self.answers.items() if where == HEARD}
         if self.loss != HEARD:
             self.loss = UNHEARD
