@@ -6,7 +6,6 @@ What is never changed is shared. What isn't known here is copied field by field,
 from __future__ import annotations
 
 from collections import deque
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -57,13 +56,7 @@ def fields(kind: type) -> tuple[str, ...]:
 
 def _copy(thing: Any, known: Known) -> Any:
     other = known.get(id(thing))
-    if other is not None:
-        return other
-    kind = type(thing)
-    copier = _copiers.get(kind)
-    if copier is None:
-        copier = _copiers[kind] = _copier(kind)
-    return copier(thing, known)
+    return _copiers[type(thing)](thing, known) if other is None else other
 
 
 def _copy_list(thing: list[Any], known: Known) -> list[Any]:
@@ -100,27 +93,19 @@ def _copy_tuple(thing: tuple[Any, ...], known: Known) -> tuple[Any, ...]:
     return copied
 
 
-_copiers: dict[type, Callable[[Any, Known], Any]] = {
-    list: _copy_list,
-    deque: _copy_deque,
-    set: _copy_set,
-    dict: _copy_dict,
-    WeakValueDictionary: _copy_weak,
-}
-
-
 def _copier(kind: Any) -> Callable[[Any, Known], Any]:
     """Return what copies objects of a class."""
     if issubclass(kind, tuple):
         return _copy_tuple
-    if kind.__module__ == "builtins":
-        raise TypeError(f"a world with a {kind.__name__} in it")
     names = fields(kind)
-    if not names:
+    if not names and kind.__dictoffset__:
         return _copy_attributes
+    if not names or kind.__dictoffset__:
+        raise TypeError(f"a world with a {kind.__name__} in it")
     space: dict[str, Any] = {}
-    exec(f"def fill(thing, values):\n    {', '.join(f'thing.{name}' for name in names)}, = values\n", space)
-    get, fill = attrgetter(*names), space["fill"]
+    all_fields = ", ".join(f"thing.{name}" for name in names)
+    exec(f"def get(thing): return {all_fields},\ndef fill(thing, values): {all_fields}, = values", space)
+    get, fill = space["get"], space["fill"]
 
     def copy_slots(thing: Any, known: Known) -> Any:
         known[id(thing)] = other = kind.__new__(kind)
@@ -143,6 +128,15 @@ def _copy_attributes(thing: Any, known: Known) -> Any:
     known[id(thing)] = other = kind.__new__(kind)
     other.__dict__.update({name: value if type(value) in IMMUTABLE else _copy(value, known) for name, value in thing.__dict__.items()})
     return other
+
+
+class _Copiers(dict[type, "Callable[[Any, Known], Any]"]):
+    def __missing__(self, kind: type) -> Callable[[Any, Known], Any]:
+        self[kind] = copier = _copier(kind)
+        return copier
+
+
+_copiers = _Copiers({list: _copy_list, deque: _copy_deque, set: _copy_set, dict: _copy_dict, WeakValueDictionary: _copy_weak})
 
 
 def copy(world: World) -> World:
