@@ -264,7 +264,10 @@ class Judge:
         """Return whether a goodbye has ended the session, and the message with it, and both are on their way out."""
         process = self.stage.process
         link = None if process is None else process.driver.session.link
-        return link is not None and link.state >= CLOSING and all(handle.outcome is not None for handle in entry.handles)
+        if process is None or link is None or link.state < CLOSING:
+            return False
+        # What a dead process had of it will never know.
+        return all(handle.outcome is not None for handle in entry.handles if handle._driver is process.driver)
 
     def _check_ack(self, kind: int, packet_id: int, reason_code: int, image: Image) -> None:
         if (image.session or "").endswith(" ended"):

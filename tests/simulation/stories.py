@@ -125,4 +125,20 @@ STORIES = {
     "it takes many rounds to send much one at a time": Story(
         Setting(database="fast", threads=True, server_receive_maximum=1), (Step("busy", 52_190), Step("busy", 5_645))
     ),
+    # The judge was wrong: it asked the handle of a process that had died whether its message had ended.
+    "what a former process published leaves with a goodbye": Story(
+        Setting(database="safe"),
+        (
+            Step("run", 3),
+            Step("down", 0, 0, "commit"),
+            Step("answer", 0, 0, "commit"),
+            Step("publish", 30_350),
+            Step("fail", 30_155, 0, "send"),
+            Step("crash"),
+            Step("disconnect", 0, 0, "commit"),
+            Step("publish", 45_952),
+            Step("limits", 0, 26_441),
+            Step("run", 10_623),
+        ),
+    ),
 }
