@@ -168,9 +168,8 @@ class Judge:
         session = self.stage.server.session
         return self.stage.disk is None and session is not None and session.first_pipe.owner != pipe.owner
 
-    def adopted(self) -> None:
-        process = self.stage.process
-        if process is not None and len(process.pipes) < 2:
+    def adopted(self, pipe: Pipe) -> None:
+        if pipe.is_first:
             raise Violation("the client takes a foreign session for its own, and this is its first connection")
         self.note("takes a foreign session for its own")
         self.torn = True
@@ -480,7 +479,7 @@ class Judge:
         server_link = self.stage.server.connected_link()
         if server_link is not None and server_link.pipe is driver.transport and server_link.session is not None:
             if self.may_be_foreign(driver.transport) and not self.torn:
-                self.adopted()
+                self.adopted(driver.transport)
             self.learned_epoch = server_link.session.epoch
 
     def requested(self, process: Process, handle: Any) -> None:

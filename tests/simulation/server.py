@@ -37,7 +37,7 @@ class Witness(Protocol):
         """Return whether the server may have a session that the client's process knows nothing of."""
         ...
 
-    def adopted(self) -> None:
+    def adopted(self, pipe: Pipe) -> None:
         """The client goes on with a session that it knows nothing of: its first CONNECT got no answer, so that it can't know."""
 
     def link_ended(self, link: ServerLink) -> None:
@@ -251,7 +251,7 @@ class Server:
                 return
             raise Violation(f"a packet {first:#x} before CONNECT [MQTT-3.1.0-1]")
         if kind != 0xE0 and not self.witness.torn and self.witness.may_be_foreign(link.pipe):
-            self.witness.adopted()
+            self.witness.adopted(link.pipe)
         if link.limits.packet_size_max and size > link.limits.packet_size_max:
             raise Violation(f"a packet {first:#x} of {size} bytes, and our Maximum Packet Size is {link.limits.packet_size_max}")
         if kind == 0x30:

@@ -170,7 +170,7 @@ class Stage:
             self.judge.note("dial fails")
             raise ConnectError("no route to the server")
         self.pipe_number += 1
-        pipe = Pipe(self.pipe_number, self, self.judge.events["process"])
+        pipe = Pipe(self.pipe_number, self, self.judge.events["process"], not process.pipes)
         process.pipes[pipe.fileno()] = pipe
         self.server.accept(pipe)
         return pipe

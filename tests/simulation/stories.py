@@ -141,4 +141,17 @@ STORIES = {
             Step("run", 10_623),
         ),
     ),
+    # The judge was wrong: what a process has sent may arrive when the next one has begun.
+    "the last words of a former process are its own": Story(
+        Setting(overlap=True),
+        (
+            Step("publish", 38_809),
+            Step("wait", 0, 9_202),
+            Step("crash", 23_285, 0, "callback"),
+            Step("crash"),
+            Step("message"),
+            Step("busy", 47_221),
+            Step("run", 20_593),
+        ),
+    ),
 }

@@ -70,10 +70,11 @@ class Surroundings(Protocol):
 class Pipe:
     """A network connection: what `ohmqtt.transport.Transport` asks for at the client's end, bytes on their way, and the server's end."""
 
-    def __init__(self, number: int, world: Surroundings, owner: int) -> None:
+    def __init__(self, number: int, world: Surroundings, owner: int, is_first: bool) -> None:
         self.number = number
-        # Which process of the client it is of.
+        # Which process of the client it is of, and whether that has had none before.
         self.owner = owner
+        self.is_first = is_first
         self.world = world
         self.description = f"pipe {number}"
         # Sent and not arrived; arrived and not read.
