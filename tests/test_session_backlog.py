@@ -207,6 +207,21 @@ def test_what_expires_on_disk_is_settled_in_time_if_somebody_holds_it() -> None:
     world.check()
 
 
+def test_what_expires_on_disk_is_settled_in_time_if_somebody_has_asked_for_it() -> None:
+    store = FakeStore()
+    former = World(store)
+    former.publish(b"in memory")
+    former.outbound.publish(expiring(b"asked for", 10, former.now), None)
+    former.turn()
+    world = World(store, window_messages=1)
+    world.turn()
+    _, asked_for = world.outbound.claim(store.load_queued(0, 10, 1_000), restored)
+    assert asked_for.state == State.STORED
+    world.outbound.expire(10.0)
+    assert isinstance(asked_for.outcome, MessageExpiredError)
+    world.check()
+
+
 # -- what is settled holds no memory ----------------------------------------------------------------------------------------------------------
 
 

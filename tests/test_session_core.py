@@ -1397,6 +1397,17 @@ def test_with_a_database_sent_is_enough_to_be_idle() -> None:
     assert pair.session.idle()
 
 
+def test_what_a_broken_link_did_not_live_to_send_again_is_sent_already_as_far_as_a_goodbye_goes() -> None:
+    pair = Pair(durable=True).connect()
+    for _ in range(2):
+        pair.publish(qos=1)
+    pair.lose()
+    assert len(pair.reconnect(ReceiveMaximum=1)) == 1
+    assert not pair.session.idle()
+    pair.lose()
+    assert pair.session.idle()
+
+
 def test_an_unsubscribe_is_asked_for_like_a_subscribe() -> None:
     pair = Pair().connect()
     pair.unsubscribe("a")
@@ -1446,9 +1457,10 @@ def test_journal_then_wire_then_user() -> None:
     assert pair.order() == [f"journal {RECEIVE}", "PUBREC", "Message"]
 
 
-def test_a_refused_commit_takes_publications_back_and_keeps_what_came_from_the_peer() -> None:
+@pytest.mark.parametrize("packet_id", [1, 5], ids=["the number of the refused one", "another"])
+def test_a_refused_commit_takes_publications_back_and_keeps_what_came_from_the_peer(packet_id: int) -> None:
     pair = Pair(durable=True).connect()
-    pair.feed(publish("a", b"", 2, 5))
+    pair.feed(publish("a", b"", 2, packet_id))
     (message,) = pair.messages()
     pair.log.clear()
     pair.disk_is_broken = True
@@ -1456,6 +1468,7 @@ def test_a_refused_commit_takes_publications_back_and_keeps_what_came_from_the_p
     pair.session.publish(refused := Outgoing(b"\0\x01t", b"", 1, 0x32))
     pair.pump()
     assert isinstance(refused.outcome, StoreError)
+    assert refused.sequence == 1
     assert pair.kinds() == []  # neither the PUBREC nor the PUBLISH has left
     assert [report.level for report in pair.reports()] == [40]  # the user hears of it at once
     assert pair.session.retry_at == RETRY_S
@@ -1468,7 +1481,7 @@ def test_a_refused_commit_takes_publications_back_and_keeps_what_came_from_the_p
     pair.now = RETRY_S
     pair.pump()
     assert pair.kinds() == ["PUBREC"]
-    assert pair.journal() == [(RECEIVE, 5)]
+    assert pair.journal() == [(RECEIVE, packet_id)]
     assert [one.topic for one in pair.messages()] == ["b"]
     assert pair.session.link is not None
     assert pair.session.link.send_quota == 65_535

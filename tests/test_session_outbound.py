@@ -63,6 +63,7 @@ def test_qos_0_is_settled_when_its_bytes_were_handed_over() -> None:
     assert world.resolved == []
     assert world.turn() == [MQTTPublishPacket("topic", b"payload", 0, False, False, 0)]
     assert world.resolved == [message]
+    assert message.state == State.SETTLED
     assert message.outcome is None
     assert world.outbound.messages == world.outbound.bytes == world.connected.outbox_bytes == 0
     world.check()
@@ -116,18 +117,19 @@ def test_an_acknowledgement_with_properties_is_the_outcome() -> None:
 
 
 @pytest.mark.spec("MQTT-4.4.0-2", "MQTT-4.9.0-2", "MQTT-4.3.3-4", "MQTT-4.3.3", "MQTT-4.9")
+@pytest.mark.parametrize("code", [0x80, 0x97])
 @pytest.mark.parametrize(("qos", "kind"), [(1, MQTTPubAckPacket), (2, MQTTPubRecPacket)])
-def test_a_rejection_is_an_error_ends_the_exchange_and_gives_the_quota_back(qos: int, kind: Any) -> None:
+def test_a_rejection_is_an_error_ends_the_exchange_and_gives_the_quota_back(qos: int, kind: Any, code: int) -> None:
     world = World(FakeStore())
     world.connect(ReceiveMaximum=1)
     message = world.publish(qos=qos)
     world.turn()
-    packet = kind(message.packet_id, 0x97, kind(1).properties.replace(ReasonString="enough"))
+    packet = kind(message.packet_id, code, kind(1).properties.replace(ReasonString="enough"))
     (world.puback if qos == 1 else world.pubrec)(message, packet)
     assert world.turn() == []  # no PUBREL
     assert isinstance(message.outcome, PublishError)
     assert message.ack is packet
-    assert "0x97" in str(message.outcome)
+    assert f"0x{code:X}" in str(message.outcome)
     assert "enough" in str(message.outcome)
     assert world.connected.send_quota == 1
     assert not world.outbound.in_flight
@@ -1301,6 +1303,18 @@ def test_pending_publications_can_be_claimed() -> None:
     assert payloads(sent) == [b"1", b"2", b"5"]
     assert claimed[5].state == State.ASSIGNED
     world.check()
+
+
+def test_pending_publications_come_in_order_and_qos_0_is_none_of_them() -> None:
+    world = World()
+    world.connect(ReceiveMaximum=2)
+    world.publish_all(b"1", b"2", qos=2)
+    world.publish(b"3")
+    world.publish(b"4", 0)
+    world.outbound.cancel(world.publish(b"5"))
+    world.turn()
+    world.pubrec(world.outbound.in_flight[2])
+    assert [message.payload for message in world.outbound.pending()] == [b"1", b"2", b"3"]
 
 
 def test_a_failure_that_no_handle_can_tell_is_reported() -> None:

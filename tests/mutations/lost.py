@@ -115,6 +115,15 @@ LOST = (
         tests=("tests/test_session_outbound.py::test_a_rejection_is_an_error_ends_the_exchange_and_gives_the_quota_back",),
     ),
     Bug(
+        "a rejection without a reason looks like success",
+        "The server says 0x80, the first of all errors, and the border is drawn behind it.",
+        "session/outbound.py",
+        "        if packet is not None and packet.reason_code >= 0x80:  # [MQTT-4.4.0-2]",
+        "        if packet is not None and packet.reason_code > 0x80:  # [MQTT-4.4.0-2]",
+        tests=("tests/test_session_outbound.py::test_a_rejection_is_an_error_ends_the_exchange_and_gives_the_quota_back",),
+        played=False,
+    ),
+    Bug(
         "PUBCOMP 0x92 to a PUBREL that was sent again is an error",
         "The server had finished the exchange before the connection broke, and the user is told that it failed.",
         "session/outbound.py",
@@ -207,6 +216,15 @@ LOST = (
         "                self.baskets.record(RECEIVE, message.packet_id)\n",
         "                self.baskets.trail(RECEIVE, message.packet_id)\n",
         tests=("tests/test_session_inbound.py::test_an_identifier_is_on_disk_before_its_pubrec_and_off_it_before_its_pubcomp",),
+    ),
+    Bug(
+        "what a refused publication leaves behind is looked for by number alone",
+        "The disk is full for a moment, and an identifier is never written down because a message in the same turn had its number.",
+        "session/outbound.py",
+        "if entry[0] not in ABOUT_MESSAGES or _entry_sequence(entry) not in withdrawn]",
+        "if _entry_sequence(entry) not in withdrawn]",
+        tests=("tests/test_session_core.py::test_a_refused_commit_takes_publications_back_and_keeps_what_came_from_the_peer",),
+        played=False,
     ),
     Bug(
         "PUBCOMP leaves before its identifier is off the disk",

@@ -79,6 +79,15 @@ TOLD = (
         played=False,
     ),
     Bug(
+        "what waits on disk is not watched",
+        "Somebody waits for a message that has expired, and hears of it when it is loaded: perhaps never.",
+        "session/outbound.py",
+        "                    self.stored_handles[sequence] = message\n                    self.watch_expiry(message)\n",
+        "                    self.stored_handles[sequence] = message\n",
+        tests=("tests/test_session_backlog.py::test_what_expires_on_disk_is_settled_in_time_if_somebody_has_asked_for_it",),
+        played=False,
+    ),
+    Bug(
         "the whole journal trails",
         "The packet leaves first and is stored then: a crash between them loses what was promised.",
         "session/baskets.py",
