@@ -554,8 +554,9 @@ class Judge:
         if stage.disk is not None and (stage.disk.volatile.rows or stage.disk.volatile.received) and not (self.torn or self.hidden_losses):
             raise Violation(f"all is done, and the database holds {list(stage.disk.volatile.rows)}, {list(stage.disk.volatile.received)}")
         self.check_requests()
-        if not (self.torn or self.hidden_losses):
-            books.check_subscriptions(process.driver.session, stage.server.session, bool(self.events["SUBACK refuses"]))
+        refused = bool(self.events["SUBACK refuses"])
+        if not (self.torn or (self.hidden_losses and refused)):
+            books.check_subscriptions(process.driver.session, stage.server.session, refused)
         for entry in self.sent.values():
             self._check_end_of(entry)
         for number in range(1, stage.server.messages + 1):

@@ -154,4 +154,19 @@ STORIES = {
             Step("run", 20_593),
         ),
     ),
+    # The session of a CONNECT whose CONNACK was lost was taken for the one before, and its subscriptions were missing for ever.
+    "a new session that nobody has told the client of gets its subscriptions": Story(
+        Setting(jitter=0.0),
+        (
+            Step("run", 61_943),
+            Step("cut"),
+            Step("step"),
+            Step("step"),
+            Step("up"),
+            Step("step"),
+            Step("advance"),
+            Step("up", 0, 22_611),
+            Step("cut"),
+        ),
+    ),
 }
