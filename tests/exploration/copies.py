@@ -90,6 +90,7 @@ def _copy_tuple(thing: tuple[Any, ...], known: Known) -> tuple[Any, ...]:
     values = [value if type(value) in IMMUTABLE else _copy(value, known) for value in thing]
     make = getattr(thing, "_make", tuple)
     copied: tuple[Any, ...] = make(values)
+    known[id(thing)] = copied
     return copied
 
 
