@@ -1473,6 +1473,7 @@ def test_a_refused_commit_takes_publications_back_and_keeps_what_came_from_the_p
     assert [report.level for report in pair.reports()] == [40]  # the user hears of it at once
     assert pair.session.retry_at == RETRY_S
     assert pair.session.deadline() == RETRY_S
+    assert (pair.session.deadline(disk=False) or 0.0) > RETRY_S  # the keep alive is not the disk's
     pair.feed(publish("b"))
     assert pair.messages() == []  # no later turn overtakes it
     pair.pump()

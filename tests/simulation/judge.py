@@ -133,6 +133,10 @@ class Judge:
 
     def end_process(self, process: Process) -> None:
         """The process dies: the callbacks that nobody will remember may run again."""
+        if process.driver.closed:
+            # In the middle of a step perhaps, with nobody there to look.
+            self.look_at_handles()
+            self._look_at_what_is_left()
         received = set() if self.stage.disk is None else set(self.stage.disk.volatile.received)
         session = process.driver.session
         server = self.stage.server

@@ -7,6 +7,20 @@ from tests.simulation.story import Setting, Step, Story
 __all__ = ["STORIES"]
 
 STORIES = {
+    # The disk refused to the end: the next process, in the same step, tells again what became of a message whose row is still there.
+    "what a refusing disk undoes may be told again": Story(
+        Setting(database="safe", threads=True, queue_max=4, queue_policy=2),
+        (
+            Step("publish", 29_777),
+            Step("publish", 60_931),
+            Step("publish_many", 40_364),
+            Step("disconnect"),
+            Step("fail", 20_390),
+            Step("publish"),
+            Step("close"),
+            Step("busy"),
+        ),
+    ),
     # The committer failed behind the back of the I/O thread, which slept on: CONNECT left 30 s later, or never.
     "a refused commit is tried again in time": Story(
         Setting(database="safe", threads=True), (Step("fail", 1), Step("step"), Step("dial"), Step("step"), Step("commit"))
