@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ohmqtt.journal import DELETE, FORGET
+from ohmqtt.journal import DELETE, FORGET, INSERT, StoredMessage
 from ohmqtt.records import Report
 from ohmqtt.session.baskets import TRAIL_S, TRAILING_MAX, Baskets
 from tests.outbound_world import connected_link, publication
@@ -31,6 +31,18 @@ def test_a_turn_takes_everything_once() -> None:
     empty = baskets.take(None, 0.0)
     assert empty.number == 2
     assert [empty.writes, empty.events, empty.resolved, empty.accepted, empty.journal] == [[]] * 5
+
+
+def test_a_row_that_expires_grows_older_until_it_is_taken_and_no_longer() -> None:
+    baskets = Baskets(durable=True)
+    rows = [StoredMessage(number, 0, 0, 1, False, "t", b"\0", b"") for number in (1, 2)]
+    for row, expires_at in zip(rows, (10.0, 3.0)):
+        baskets.record(INSERT, row)
+        baskets.aging.append((row, expires_at))
+    baskets.take(None, 4.0)
+    assert [row.expiry_s for row in rows] == [6.0, 0.0]
+    baskets.take(None, 5.0)
+    assert rows[0].expiry_s == 6.0
 
 
 @pytest.mark.parametrize("name", ["writes", "events", "resolved"])
