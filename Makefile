@@ -22,7 +22,7 @@ help:
 	@echo "make check    format, lint, types, house rules (about a minute)"
 	@echo "make format   put the code into shape"
 	@echo "make cover    run the tests and ask for every line and branch, and of each room of the core by its own tests"
-	@echo "make explore  take every way that three messages, two disconnects and a crash can go (hours)"
+	@echo "make explore  take every way that three messages, two disconnects and a crash can go (tens of minutes)"
 	@echo "make mutants  put bugs in by hand, one at a time, and see that each is caught (five minutes)"
 	@echo "make docs     write the reference into build/docs"
 	@echo "make conformance  write down which tests show which requirement of the standard"

@@ -6,7 +6,9 @@ What makes the worlds small enough is compared with worlds that are explored as 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,8 +22,7 @@ from tests.exploration.reduction import at_once, key
 from tests.exploration.search import Report, explore, explore_and_tell, find_shortest, retell
 from tests.exploration.world import Case, World
 
-if TYPE_CHECKING:
-    from pathlib import Path
+ROOT = Path(__file__).parent.parent
 
 SMALLEST = [Case((1,)), Case((2,)), Case((1,), crashes=1), Case((2,), crashes=1), Case((), (1,), crashes=1), Case((), (2,), crashes=1)]
 # These find their story within a moment; the others search for longer.
@@ -31,6 +32,8 @@ COMPARED = [
     *QUICK,
     *cases(2),
     *cases(1, **ONE_EACH, fast=True),
+    # After a power cut two messages may have other sequence numbers than without it.
+    Case((2, 2), crashes=1, fast=True),
     *cases(1, **ONE_EACH, session_losses=1, fine=True),
     *cases(1, disconnects=1, session_losses=1, rejections=1, refused_commits=1, failed_callbacks=1),
     *cases(1, crashes=1, expiry=True),
@@ -162,6 +165,20 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
         file.write(f"0123456789ab {other}\n")
     assert fingerprint() == results.code
     assert Results(path).clean == {str(clean.case)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_the_command_explores_what_is_left_and_compares(tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "tests.exploration", "quick", "--jobs", "1", *arguments]
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+    results = ("--no-controls", "--results", str(tmp_path / "results"))
+    assert "2 worlds\n" in run(*results, "--only", "in -")
+    assert "2 worlds, 2 more are done" in run(*results)
+    assert "4 worlds are left" in run("--no-controls", "--minutes", "0.00001")
+    assert "2 worlds, 0 in which something is wrong" in run("--check", "--only", "out -")
 
 
 def test_a_world_without_faults_has_one_end() -> None:

@@ -8,8 +8,8 @@ promises. What the key leaves out is
 
 * what is worked out afresh before it is used again: `ours_before` while no CONNECT is under way, `stored_after` without stored rows, the
   journal of a turn that is committed, the writes of a turn whose connection is gone, and all of that connection but that it isn't this one;
-* numbers of which nothing counts but their order: the order numbers of PUBRECs are ranks, the number of a session is left out, and so is
-  the next sequence number, which is above all others (`soundness` and the store look at that in every state);
+* numbers of which nothing counts but their order: the order numbers of PUBRECs are ranks, and the number of a session is left out. Sequence
+  numbers stand as they are, the next one too: after a power cut it isn't what was delivered that tells it;
 * counts that are compared with bounds out of reach here: what waits for callbacks;
 * what has been judged for the last time. A promise to deliver is kept once the message arrived or its user was told of its end; what was
   told counts as long as somebody holds the handle, or if it was bad news; which answers are on disk counts as long as a crash is to come;
@@ -71,7 +71,7 @@ _PARTS = ("authentication", "auth_steps", "backoff", "baskets", "identity", "inb
 _LEFT_OUT: dict[type, tuple[str, ...]] = {
     # Whether a CONNECT had no answer decides which subscriptions are asked for again, and there are none.
     Session: ("acknowledge_call", "connect_packet", "link", "unanswered"),
-    Outbound: ("expiring", "expiring_counter", "next_sequence", "release_order", "stored_after"),
+    Outbound: ("expiring", "expiring_counter", "release_order", "stored_after"),
     Receiving: ("received_bytes", "waiting_bytes", "waiting_messages"),
     Identity: ("epoch", "ours_before"),
     Baskets: ("events", "journal", "turn_number"),
@@ -184,7 +184,7 @@ class _View:
     def image(self, image: Image) -> tuple[Any, ...]:
         ranks = self.ranks
         rows = [(sequence, row[0], ranks[row[1]], _STORED(row[2])) for sequence, row in sorted(image.rows.items())]
-        return image.client_id, _without_number(image.session), rows, image.received
+        return image.client_id, _without_number(image.session), image.last_sequence, rows, image.received
 
     def turn(self, turn: Turn) -> tuple[Any, ...]:
         alive = turn.link is self.link
