@@ -170,6 +170,29 @@ def test_a_refused_release_that_was_sent_before_is_success() -> None:
     world.check()
 
 
+def test_a_release_that_was_sent_again_excuses_no_later_one() -> None:
+    world = World()
+    world.connect()
+    message = world.publish(qos=2)
+    world.turn()
+    world.pubrec(message)
+    world.turn()
+    world.lose_link()
+    world.connect(session_present=True)
+    world.pubcomp(message)
+    # So many messages later, on the same connection, the identifier stands for another exchange.
+    world.outbound.last_packet_id = message.packet_id - 1
+    later = world.publish(qos=2)
+    assert later.packet_id == message.packet_id
+    world.turn()
+    world.pubrec(later)
+    world.turn()
+    world.pubcomp(later, MQTTPubCompPacket(later.packet_id, 0x92))
+    world.turn()
+    assert isinstance(later.outcome, PublishError)
+    world.check()
+
+
 @pytest.mark.spec("MQTT-3.4")
 def test_late_acknowledgements_are_absorbed() -> None:
     world = World()

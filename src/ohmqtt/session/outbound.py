@@ -275,8 +275,9 @@ class Outbound(Backlog):
                 raise ProtocolError(f"PUBCOMP for packet identifier {packet_id}, whose PUBLISH has no PUBREC yet")
             self.identity.free(packet_id)
             return
-        if packet is not None and packet.reason_code >= 0x80 and packet_id in self.resent_releases:
+        if packet_id in self.resent_releases:
             # 0x92 to a PUBREL that was sent before: the server had finished the exchange, only its answer was lost.
+            self.resent_releases.remove(packet_id)
             self._complete(message, link, packet, 7, success=True)
         else:
             self._complete(message, link, packet, 7)
