@@ -13,7 +13,9 @@ import secrets
 import shutil
 import sqlite3
 import sys
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,9 +24,12 @@ from ohmqtt.journal import INSERT, StoredMessage
 from ohmqtt.store import SQLiteStore
 from tests.disk.lives import Found, Journal, Life, open_store, plan, state_of
 from tests.disk.power import SECTOR, Disk
-from tests.disk.recorder import Create, Event, Rename, Sync, SyncFolder, Truncate, Unlink, Write
+from tests.disk.recorder import Create, Event, Rename, Sync, SyncFolder, Truncate, Unlink, Write, calls_on
 from tests.disk.soak import Tally, cut_power, scratch, soak
-from tests.disk.tracer import CAN_TRACE, ChildFailed, trace
+from tests.disk.tracer import CAN_TRACE, Call, ChildFailed, trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 needs_ptrace = pytest.mark.skipif(not CAN_TRACE, reason="ptrace: Linux on x86_64 or aarch64 only")
 both_modes = pytest.mark.parametrize("fast", [False, True], ids=["safe", "fast"])
@@ -91,6 +96,43 @@ def test_a_truncation_may_be_lost() -> None:
 def test_a_child_that_fails_says_why() -> None:
     with pytest.raises(ChildFailed, match=r"(?s)Traceback.*ZeroDivisionError"):
         list(trace(lambda say: say(str(1 // 0))))
+
+
+@needs_ptrace
+def test_of_a_child_that_is_dead_nothing_can_be_read(tmp_path: Path) -> None:
+    def life(_: Callable[[str], None]) -> None:
+        (tmp_path / "a").write_bytes(b"x")
+
+    steps = trace(life)
+    write = next(step for step in steps if isinstance(step, Call) and step.name == "write")
+    assert write.read(write.arguments[1], 1) == b"x"
+    write.kill()
+    with pytest.raises(ProcessLookupError):
+        write.text(write.arguments[1])
+    assert list(steps) == []
+
+
+@needs_ptrace
+@pytest.mark.slow
+def test_a_child_may_end_while_its_other_threads_are_in_system_calls(tmp_path: Path) -> None:
+    """One of them has stopped to be looked at when the process goes: in one of some fifteen lives."""
+
+    def write_for_ever() -> None:
+        with (tmp_path / "a").open("ab", buffering=0) as file:
+            while True:
+                file.write(b"x")
+
+    def life(say: Callable[[str], None]) -> None:
+        for _ in range(8):
+            threading.Thread(target=write_for_ever, daemon=True).start()
+        while (tmp_path / "a").stat().st_size < 8:
+            pass
+        say("left")
+
+    for _ in range(60):
+        (tmp_path / "a").write_bytes(b"")
+        *_, words = [step for step, _ in calls_on(tmp_path, life) if isinstance(step, str)]
+        assert words == "left"
 
 
 # -- the store ----------------------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ A call that changes files in a way that no event describes (a write through a ma
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -97,7 +98,10 @@ def names_in(call: Call, folder: str) -> list[str]:
 def calls_on(folder: Path, life: Callable[[Callable[[str], None]], None]) -> Iterator[tuple[Call | str, list[str]]]:
     """Yield what a child says, and its system calls on the files of a folder, before and after each, with the files' names."""
     for step in trace(life):
-        names = [] if isinstance(step, str) else names_in(step, str(folder))
+        names = []
+        if isinstance(step, Call):
+            with contextlib.suppress(ProcessLookupError):  # another thread has ended the process: nobody makes this call any more
+                names = names_in(step, str(folder))
         if isinstance(step, str) or names:
             yield step, names
 

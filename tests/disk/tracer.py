@@ -2,12 +2,16 @@
 
 Owns ptrace(2) and what depends on the processor: the numbers of the calls, and the registers of their arguments. It knows nothing of
 databases. Invariant: whatever happens, the child is dead and reaped when the iteration over it has ended.
+
+The child can end while one of its threads stands still here: another thread has left the process. Whatever asks for such a thread then
+raises ProcessLookupError, and nothing more of it is yielded.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import signal
@@ -76,10 +80,16 @@ class Call:
             return ""
 
     def read(self, address: int, size: int) -> bytes:
-        """Read from its memory."""
-        with open(f"/proc/{self.thread}/mem", "rb", buffering=0) as memory:  # noqa: PTH123 (not buffered: it has holes)
-            memory.seek(address)
-            return memory.read(size)
+        """Read from its memory. Raises ProcessLookupError if it has none any more."""
+        try:
+            with open(f"/proc/{self.thread}/mem", "rb", buffering=0) as memory:  # noqa: PTH123 (not buffered: it has holes)
+                memory.seek(address)
+                found = memory.read(size)
+        except FileNotFoundError as error:
+            raise ProcessLookupError(*error.args) from error
+        if size and not found:
+            raise ProcessLookupError(errno.ESRCH, "its memory is gone")
+        return found
 
     def text(self, address: int) -> str:
         """Read a path from its memory: as far as the end of its page, and on from there."""
@@ -175,11 +185,11 @@ def _calls(child: int) -> Iterator[Call]:
             continue
         stopped_by = os.WSTOPSIG(status)
         passed_on = 0
-        if stopped_by == _SYSCALL_STOP:
-            yield from _at_system_call(thread, under_way)
-        elif stopped_by not in {signal.SIGTRAP, signal.SIGSTOP}:  # these are ptrace's own: a new thread, and its first stop
-            passed_on = stopped_by
-        with contextlib.suppress(ProcessLookupError):  # killed meanwhile
+        with contextlib.suppress(ProcessLookupError):  # it was killed meanwhile, or another thread has ended the process
+            if stopped_by == _SYSCALL_STOP:
+                yield from _at_system_call(thread, under_way)
+            elif stopped_by not in {signal.SIGTRAP, signal.SIGSTOP}:  # these are ptrace's own: a new thread, and its first stop
+                passed_on = stopped_by
             _ptrace(_SYSCALL, thread, 0, passed_on)
 
 
