@@ -201,8 +201,15 @@ class Pair:
 
     # ---- the user --------------------------------------------------------------------------------------------------------------------------
 
-    def publish(self, topic: str = "t", payload: bytes = b"p", qos: int = 1, options: Options | None = None) -> Outgoing:
-        message = Outgoing(encode_topic_field(topic.encode()), payload, qos, 0x30 | qos << 1, b"\0", options)
+    def publish(
+        self,
+        topic: str = "t",
+        payload: bytes = b"p",
+        qos: int = 1,
+        options: Options | None = None,
+        properties: MQTTPublishProps = MQTTPublishProps.EMPTY,
+    ) -> Outgoing:
+        message = Outgoing(encode_topic_field(topic.encode()), payload, qos, 0x30 | qos << 1, properties.encode(), options)
         self.session.publish(message)
         self.pump()
         return message

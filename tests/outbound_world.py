@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from ohmqtt.journal import DELETE, INSERT, RELEASE, REQUEUE, SEND, SESSION, StoredMessage, StoredState
@@ -42,7 +41,7 @@ def publication(
     expiry_s = properties.MessageExpiryInterval
     options = None
     if expiry_s is not None or alias_policy is not AliasPolicy.NEVER:
-        options = Options(alias_policy, None if expiry_s is None else now + expiry_s, expiry_s or 0)
+        options = Options(alias_policy, None if expiry_s is None else now + expiry_s)
     return Publication(encode_topic_field(topic.encode()), payload, qos, 0x30 | qos << 1 | retain, properties.encode(), options)
 
 
@@ -55,7 +54,7 @@ def restored(row: StoredMessage) -> Publication:
     """Make a publication of a stored row, at the time 0."""
     options = None
     if row.alias_policy or row.expiry_s is not None:
-        options = Options(AliasPolicy(row.alias_policy), None if row.expiry_s is None else row.expiry_s, ceil(row.expiry_s or 0))
+        options = Options(AliasPolicy(row.alias_policy), None if row.expiry_s is None else row.expiry_s)
     message = Publication(
         encode_topic_field(row.topic.encode()), row.payload, row.qos, 0x30 | row.qos << 1 | row.retain, row.properties, options
     )

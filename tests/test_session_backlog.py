@@ -186,6 +186,18 @@ def test_an_interval_of_0_expires_unless_it_is_sent_at_once() -> None:
     assert sent.properties.MessageExpiryInterval == 0
 
 
+def test_what_expired_on_disk_names_the_interval_that_was_published() -> None:
+    store = FakeStore()
+    former = World(store)
+    former.outbound.publish(expiring(b"payload", 10, former.now), None)
+    former.turn()
+    store.rows[1].expiry_s = 0.0
+    world = World(store)
+    world.turn()
+    (event,) = world.events
+    assert "of 10 s" in str(event.error)
+
+
 def test_what_expires_on_disk_is_settled_in_time_if_somebody_holds_it() -> None:
     world = World(FakeStore(), window_messages=1)
     world.publish(b"in memory")

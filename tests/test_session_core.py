@@ -27,7 +27,7 @@ from ohmqtt.errors import (
 )
 from ohmqtt.journal import DELETE, FORGET, IDENTITY, INSERT, RECEIVE, SESSION, StoredMessage, StoredState
 from ohmqtt.packet import MQTTConnectPacket, MQTTDisconnectPacket, MQTTWill
-from ohmqtt.property import MQTTConnectProps, MQTTDisconnectProps
+from ohmqtt.property import MQTTConnectProps, MQTTDisconnectProps, MQTTPublishProps
 from ohmqtt.records import Connected, Disconnected, Message, Options, Outgoing, Report
 from ohmqtt.session import DIALLING, IDLE, LINKED, STOPPED, WAITING, Session, SessionSettings
 from ohmqtt.session.core import RETRY_S
@@ -400,7 +400,7 @@ def test_the_servers_limits_are_obeyed_at_the_call_and_for_what_was_queued() -> 
     with pytest.raises(PacketTooLargeError, match="50"):
         pair.publish(payload=bytes(100))
     with pytest.raises(ServerLimitError):
-        pair.publish(qos=0, options=Options(AliasPolicy.ALWAYS, None, 0))
+        pair.publish(qos=0, options=Options(AliasPolicy.ALWAYS, None))
 
 
 @pytest.mark.spec("MQTT-3.2.2.3.2")
@@ -557,7 +557,7 @@ def test_session_present_resumes_and_session_lost_forgets() -> None:
 @pytest.mark.spec("MQTT-3.3.2-7")
 def test_topic_aliases_begin_anew_with_each_connection() -> None:
     pair = Pair()
-    aliased = Options(AliasPolicy.TRY, None, 0)
+    aliased = Options(AliasPolicy.TRY, None)
     pair.start()
     pair.open()
     pair.accept(TopicAliasMaximum=1)
@@ -1323,7 +1323,7 @@ def test_a_held_message_is_given_up_in_time() -> None:
 def test_the_next_deadline_is_the_earliest_of_all() -> None:
     pair = Pair(connack_timeout_s=30.0)
     assert pair.session.deadline() is None
-    pair.publish(options=Options(AliasPolicy.NEVER, 4.0, 4))
+    pair.publish(options=Options(AliasPolicy.NEVER, 4.0), properties=MQTTPublishProps(MessageExpiryInterval=4))
     assert pair.session.deadline() == 4.0
     pair.start()
     assert pair.session.deadline() == 0.0

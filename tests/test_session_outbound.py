@@ -480,6 +480,20 @@ def test_releases_are_sent_again_in_the_order_of_their_pubrecs() -> None:
     assert store.rows[2].released == 4
 
 
+@pytest.mark.spec("MQTT-3.3.2-6")
+def test_what_expired_while_no_process_ran_is_sent_again_with_the_least_interval() -> None:
+    """The server may have it, so the exchange must be ended; an interval of 0 is for nobody to see."""
+    store = FakeStore()
+    world = World(store)
+    world.connect()
+    world.outbound.publish(expiring(b"payload", 10, world.now), world.link)
+    world.turn()
+    store.rows[1].expiry_s = 0.0
+    (packet,) = World(store).connect(session_present=True)
+    assert packet.dup
+    assert packet.properties.MessageExpiryInterval == 1
+
+
 @pytest.mark.spec("MQTT-4.3.2-2")
 def test_what_never_left_goes_out_without_dup_on_the_next_link() -> None:
     world = World(FakeStore())

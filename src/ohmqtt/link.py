@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .errors import KeepAliveError, MalformedPacketError, PacketTooLargeError, ProtocolError, ServerLimitError
 from .mqtt_spec import STRING_BYTES_MAX, VARINT_MAX
-from .serialization import decode_varint, encode_uint16, encode_uint32, encode_varint
+from .serialization import decode_uint32, decode_varint, encode_uint16, encode_uint32, encode_varint
 from .topic_alias import AliasPolicy, InboundAliases, OutboundAliases
 
 if TYPE_CHECKING:
@@ -250,8 +250,8 @@ class Link:
                 continue
             message: Outgoing = write  # type: ignore[assignment]
             first = message.first
-            packet_id = message.packet_id
-            if not packet_id and first & 6:
+            qos = first & 6
+            if qos and not message.packet_id:
                 # The session ended while it stood here, so it waits for a new one. What doesn't leave announces no alias.
                 continue
             topic_field = message.topic_field
@@ -259,7 +259,7 @@ class Link:
             payload = message.payload
             if message.options is not None:
                 topic_field, properties = self._dress(message, now)
-            if first & 6:
+            if qos:
                 self.publishes_sent += 1
                 length = len(topic_field) + 2 + len(properties) + len(payload)
                 if message.sent:
@@ -269,7 +269,7 @@ class Link:
                 pieces += (
                     bytes((first, length)) if length < 128 else encode_header(first, length),
                     topic_field,
-                    encode_uint16(packet_id),
+                    encode_uint16(message.packet_id),
                     properties,
                     payload,
                 )
@@ -313,9 +313,10 @@ class Link:
         _, start = decode_varint(properties, 0, len(properties))
         block = properties[start:]
         if options.expires_at is not None:
-            # Reduced by the time it waited (section 3.3.2.3.3); at least 1, since an interval that ran out is sorted out before.
+            # Reduced by the time it waited (section 3.3.2.3.3). What ran out before it was sent is sorted out before: so at least 1.
+            published_s, _ = decode_uint32(block, 1, EXPIRY_BYTES)
             remaining_s = max(1, ceil(options.expires_at - now))
-            block = b"\x02" + encode_uint32(min(remaining_s, options.expiry_s)) + block[EXPIRY_BYTES:]
+            block = b"\x02" + encode_uint32(min(remaining_s, published_s)) + block[EXPIRY_BYTES:]
         if options.alias_policy is not AliasPolicy.NEVER:
             alias, topic_must_be_sent = self.aliases_out.assign(message.topic, options.alias_policy)
             if alias and message.size + ALIAS_BYTES > self.packet_size_max:

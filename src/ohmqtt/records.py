@@ -71,7 +71,6 @@ class Options(NamedTuple):
 
     alias_policy: AliasPolicy
     expires_at: float | None  # monotonic, seconds
-    expiry_s: int  # as published, the upper bound of what is ever sent
 
 
 class Outgoing:
@@ -125,6 +124,11 @@ class Outgoing:
     def topic(self) -> str:
         """The Topic Name."""
         return self.topic_field[2:].decode()
+
+    @property
+    def expiry_s(self) -> int | None:
+        """The Message Expiry Interval in seconds as it was published, or None."""
+        return self.packet().properties.MessageExpiryInterval
 
     @property
     def size(self) -> int:

@@ -240,7 +240,7 @@ class _View:
         return (
             *(message.payload, message.state, message.sequence, message.packet_id, message.sent, message.done, message.claimed),
             None if message.outcome is None else type(message.outcome).__name__,
-            None if options is None else (options.alias_policy.value, options.expires_at, options.expiry_s),
+            None if options is None else (options.alias_policy.value, options.expires_at),
         )
 
     def values(self, things: Any) -> list[Any]:

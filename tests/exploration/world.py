@@ -8,7 +8,6 @@ that trail are due", and "the Message Expiry Interval runs out". Whether the cor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from ohmqtt.errors import LinkLostError, MQTTError, StoreError
@@ -262,7 +261,7 @@ class World:
         return message
 
     def _publication(self, payload: bytes, qos: int, properties: bytes, expiry_s: float | None) -> Publication:
-        options = None if expiry_s is None else Options(AliasPolicy.NEVER, self.now + expiry_s, ceil(expiry_s))
+        options = None if expiry_s is None else Options(AliasPolicy.NEVER, self.now + expiry_s)
         return Publication(TOPIC, payload, qos, 0x30 | qos << 1, properties, options)
 
     def _crash(self, _: str, power_cut: bool = False) -> None:

@@ -74,7 +74,7 @@ TOLD = (
         "A message lives longer than it should by the time that it was queued.",
         "link.py",
         "            remaining_s = max(1, ceil(options.expires_at - now))\n",
-        "            remaining_s = options.expiry_s\n",
+        "            remaining_s = published_s\n",
         tests=("tests/test_link.py::test_the_time_that_a_message_waited_is_taken_off_its_expiry",),
         played=False,
     ),

@@ -91,7 +91,7 @@ class Sent:
             return False
         if isinstance(fate, ClientClosedError):
             return False
-        return not (isinstance(fate, CancelledError) and "after it was sent" in str(fate))
+        return not (isinstance(fate, CancelledError) and "server may have it" in str(fate))
 
 
 class Judge:

@@ -5,7 +5,6 @@ Owns the cache of encoded topics. What passes here can't fail to encode later.
 
 from __future__ import annotations
 
-from math import ceil
 from typing import TYPE_CHECKING
 
 from ..errors import ArgumentError, QueueFullError, StoreError
@@ -111,7 +110,7 @@ class Publisher:
         expiry_s = properties.MessageExpiryInterval
         options = None
         if expiry_s is not None or alias_policy is not NEVER:
-            options = Options(alias_policy, None if expiry_s is None else self._driver.monotonic() + expiry_s, expiry_s or 0)
+            options = Options(alias_policy, None if expiry_s is None else self._driver.monotonic() + expiry_s)
         return properties.encode(), options
 
     def accept(self, handle: PublishHandle) -> None:
@@ -205,7 +204,7 @@ def restored(driver: Driver, row: StoredMessage) -> PublishHandle:
     options = None
     if row.alias_policy or row.expiry_s is not None:
         expires_at = None if row.expiry_s is None else driver.monotonic() + row.expiry_s
-        options = Options(AliasPolicy(row.alias_policy), expires_at, ceil(row.expiry_s or 0))
+        options = Options(AliasPolicy(row.alias_policy), expires_at)
     first = 0x30 | row.qos << 1 | row.retain
     handle = PublishHandle(driver, encode_topic_field(row.topic.encode()), row.payload, row.qos, first, row.properties, options)
     handle.sequence = row.sequence

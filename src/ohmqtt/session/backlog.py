@@ -288,5 +288,4 @@ def is_overdue(message: Outgoing, now: float) -> bool:
 
 def expiry_error(message: Outgoing) -> MessageExpiredError:
     """Return what a publication ends with whose Message Expiry Interval ran out."""
-    interval_s = 0 if message.options is None else message.options.expiry_s
-    return MessageExpiredError(f"the Message Expiry Interval of {interval_s} s ran out before the message was sent")
+    return MessageExpiredError(f"the Message Expiry Interval of {message.expiry_s} s ran out before the message was sent")

@@ -84,7 +84,6 @@ class Inbound:
             previous = self.received[packet_id]
             self.repeated.add(packet_id)
             if previous is None:
-                message.link = link
                 message.answer = 0
                 message.answer_properties = None
                 previous = message

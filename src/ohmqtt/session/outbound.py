@@ -324,7 +324,7 @@ class Outbound(Backlog):
         if origin.state in (SETTLED, WRITTEN):
             return False
         if origin.state in (ASSIGNED, RELEASED):
-            message.outcome = CancelledError("cancelled after it was sent: the server may have it all the same")
+            message.outcome = CancelledError("cancelled on its way or after it was sent: the server may have it all the same")
             self.baskets.resolved.append(message)
             self.heirs.pop(message.sequence, None)
             origin.claimed = True
@@ -347,7 +347,6 @@ class Outbound(Backlog):
     def link_lost(self, link: Link, closed_by_peer: bool) -> None:
         """Keep what belongs to the session; settle the QoS 0 publications that were on their way."""
         self.resend.clear()
-        self.resent_releases.clear()
         for message in link.flushing:
             self._lose(message)
         for write in link.outbox:
