@@ -403,6 +403,18 @@ def test_the_servers_limits_are_obeyed_at_the_call_and_for_what_was_queued() -> 
         pair.publish(qos=0, options=Options(AliasPolicy.ALWAYS, None))
 
 
+@pytest.mark.spec("MQTT-3.2.2-15")
+@pytest.mark.parametrize("size", [1, 4, 5])
+def test_a_server_that_takes_no_acknowledgement_is_left_for_good(size: int) -> None:
+    pair = Pair()
+    pair.start()
+    pair.open()
+    goodbye = pair.accept(MaximumPacketSize=size)
+    assert [packet.kind for packet in goodbye] == (["DISCONNECT"] if size == 4 else [])
+    assert pair.session.phase == (LINKED if size == 5 else STOPPED)
+    assert size == 5 or f"Maximum Packet Size is {size} bytes" in str(pair.session.failure)
+
+
 @pytest.mark.spec("MQTT-3.2.2.3.2")
 def test_the_expiry_of_connack_replaces_ours() -> None:
     pair = Pair()
