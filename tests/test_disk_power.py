@@ -9,7 +9,6 @@ ever takes for damage what a power cut may leave, however often it is cut.
 from __future__ import annotations
 
 import random
-import secrets
 import shutil
 import sqlite3
 import sys
@@ -163,8 +162,9 @@ def test_from_the_first_system_call_to_the_last_nothing_promised_is_lost(fast: b
 @needs_ptrace
 @pytest.mark.slow
 def test_many_lives_on_one_disk_with_a_power_cut_between_any_two() -> None:
-    seed = secrets.randbits(32)
+    """The same lives each time; ``python -m tests.disk`` has others."""
     tally = Tally()
+    seed = 0
     while tally.counts["different ones"] < 4_000:
         soak(seed, 4, 0, tally)
         seed += 1

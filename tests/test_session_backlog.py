@@ -594,8 +594,7 @@ def test_journal_memory_and_quota_agree_whatever_happens(seed: int) -> None:
 
 @pytest.mark.slow
 def test_journal_memory_and_quota_agree_whatever_happens_for_long() -> None:
-    start = random.randrange(10**9)
-    for seed in range(start, start + 50):
+    for seed in range(8, 58):
         play(seed, 600)
 
 
