@@ -111,7 +111,9 @@ def test_connack_rules() -> None:
     assert (link.keep_alive_s, link.session_expiry_s) == (9, 8)
 
 
-@pytest.mark.parametrize("limit", [{"MaximumPacketSize": 20}, {"MaximumQoS": 1}, {"RetainAvailable": 0}])
+@pytest.mark.parametrize(
+    "limit", [{"MaximumPacketSize": 20}, {"MaximumPacketSize": 268_435_459}, {"MaximumQoS": 1}, {"RetainAvailable": 0}]
+)
 def test_any_limit_makes_a_link_limited(limit: dict[str, Any]) -> None:
     assert connected_link(**limit).limited
 
@@ -124,6 +126,7 @@ def test_what_the_server_can_not_take_is_refused_with_value_and_limit() -> None:
         link.check(publication(qos=2))
     with pytest.raises(ServerLimitError, match="retain is True, and the server's Retain Available is 0"):
         link.check(publication(retain=True))
+    connected_link(MaximumQoS=1).check(publication(retain=True))
 
 
 @pytest.mark.spec("MQTT-3.2.2-15")
@@ -221,6 +224,11 @@ def test_an_incomplete_packet_says_how_much_it_needs() -> None:
     assert (link.remainder_bytes, link.remainder_needed) == (4, 4 + 16_384)
     assert link.gather(bytes(16_383)) == b""
     assert len(link.gather(b"\0")) == 4 + 16_384
+    # The largest length that takes four bytes, and the smallest.
+    link.keep(b"\x30\xff\xff\xff\x7f", 0)
+    assert link.remainder_needed == 268_435_460
+    link.keep(b"\x30\x80\x80\x80\x01", 0)
+    assert link.remainder_needed == 5 + 2_097_152
     # What waits may be looked at again without anything new.
     link.keep(b"\xd0\x00", 0)
     assert link.gather(b"") == b"\xd0\x00"
@@ -327,6 +335,8 @@ def test_chunks_are_bounded() -> None:
         link.sent(len(chunk), 0.0)
     assert len(sizes) == 4
     assert max(sizes) < 2 * CHUNK_BYTES
+    link.outbox.extend([bytes(CHUNK_BYTES // 4)] * 10)
+    assert CHUNK_BYTES <= len(link.next_chunk(0.0)) < 2 * CHUNK_BYTES
 
 
 def test_what_the_socket_does_not_take_is_kept() -> None:
@@ -437,6 +447,17 @@ def test_an_alias_that_does_not_fit_is_left_off_and_not_believed_later() -> None
     assert wire(sent(link, short)) == [("topic", 1)]
     # The server knows it now, and it still doesn't fit with a long payload: off for this one, and still known.
     assert wire(sent(link, message, short)) == [("topic", None), ("", 1)]
+
+
+def test_an_alias_is_used_wherever_it_is_sure_to_fit() -> None:
+    # The property takes three bytes; here the Property Length and the Remaining Length take one more each because of it.
+    message = aliased(properties=MQTTPublishProps(ContentType="t" * 122))
+    message.payload = bytes(16_383 - len(message.topic_field) - len(message.properties))
+    link = connected_link(TopicAliasMaximum=1, MaximumPacketSize=message.size + 5)
+    link.outbox.append(message)
+    chunk = bytes(link.next_chunk(0.0))
+    assert len(chunk) == message.size + 5
+    assert wire(packets(chunk)) == [("topic", 1)]
 
 
 def test_a_publication_that_does_not_leave_announces_no_alias() -> None:
@@ -603,6 +624,32 @@ def test_unread_data_is_a_sign_of_life_and_pingreq_leaves_all_the_same() -> None
     assert pings[-1] > 90
     with pytest.raises(KeepAliveError):
         run(link, 100.0, 130.0)
+
+
+def test_unread_data_gives_the_next_pingreq_its_full_time() -> None:
+    link = connected_link(0.0, KEEP_ALIVE_S)
+    assert run(link, 0.0, 9.0) == [9.0]
+    link.tick(12.0, unread=True)
+    assert link.deadline() == 18.0
+    link.tick(18.0)
+    assert link.outbox[0] is PINGREQ
+    link.tick(18.1)
+    assert flush(link, 18.2) == [MQTTPingReqPacket()]
+    assert link.deadline() == 18.2 + KEEP_ALIVE_S / 2
+
+
+def test_a_pingreq_that_waits_for_the_socket_stays_the_only_one_though_data_is_unread() -> None:
+    link = connected_link(0.0, KEEP_ALIVE_S)
+    for now in (9.0, 12.0, 15.0):
+        link.tick(now, unread=True)
+    assert list(link.outbox) == [PINGREQ]
+
+
+def test_a_tick_that_comes_late_sends_pingreq_before_anything_is_given_up() -> None:
+    link = connected_link(0.0, KEEP_ALIVE_S)
+    link.tick(1_000.0)  # the machine was asleep
+    assert flush(link, 1_000.0) == [MQTTPingReqPacket()]
+    assert link.deadline() == 1_000.0 + KEEP_ALIVE_S / 2
 
 
 @pytest.mark.spec("MQTT-3.1.2-30")
