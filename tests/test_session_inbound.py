@@ -246,7 +246,9 @@ def test_what_cannot_be_an_answer_is_refused_at_the_call_and_answers_nothing(cod
 
 @pytest.mark.spec("MQTT-3.4.2-2", "MQTT-3.4.2-3", "MQTT-3.5.2-2", "MQTT-3.5.2-3")
 @pytest.mark.parametrize("qos", [1, 2])
-@pytest.mark.parametrize(("limit", "names"), [(100, {"ReasonString", "UserProperty"}), (16, {"ReasonString"}), (8, set())])
+@pytest.mark.parametrize(
+    ("limit", "names"), [(27, {"ReasonString", "UserProperty"}), (26, {"ReasonString"}), (13, {"ReasonString"}), (12, set()), (5, set())]
+)
 def test_properties_of_an_answer_fit_or_are_left_out(qos: int, limit: int, names: set[str]) -> None:
     pair = Pair()
     pair.start()
