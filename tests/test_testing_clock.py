@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from concurrent.futures import Future
@@ -16,7 +17,7 @@ from ohmqtt.testing.loop import READ, Served
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 def test_it_stands_still_until_it_is_moved() -> None:
@@ -105,6 +106,66 @@ def test_a_wait_in_vain_says_so() -> None:
         clock.advance(1)
         bell.wait_for_rings(1)
         assert not bell._waiting
+
+
+@pytest.mark.parametrize("error", [KeyError("nothing here"), TimeoutError("in here")])
+def test_a_condition_that_raises_raises_where_it_was_waited_for_and_nobody_else_notices(error: Exception) -> None:
+    def condition() -> bool:
+        raise error
+
+    with Bell(FakeClock()) as bell:
+        with pytest.raises(type(error), match="here"):
+            bell._wait_until(condition, PATIENCE_S, lambda: "nothing")
+        assert not bell._waiting
+        bell.wait_for_rings(0)
+
+
+def test_on_its_own_thread_nothing_is_waited_for() -> None:
+    with Bell(FakeClock()) as bell, pytest.raises(StateError, match="its own thread"):
+        bell._ask(lambda: bell.wait_for_rings(0))
+
+
+def test_who_asks_a_thread_that_hangs_is_told_so() -> None:
+    hanging, over = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hanging.set()
+        over.wait(PATIENCE_S)
+
+    with Bell(FakeClock()) as bell:
+        bell._requests.append((hang, Future()))
+        bell._wake()
+        assert hanging.wait(PATIENCE_S)
+        bell._patience_s = 0.01
+        with pytest.raises(WaitTimeoutError, match=r"this Bell has been busy for 0\.01 s"):
+            bell._ask(lambda: None)
+        bell._patience_s = PATIENCE_S
+        over.set()
+
+
+def test_a_timeout_of_what_was_asked_is_its_own() -> None:
+    def fail() -> None:
+        raise TimeoutError("in here")
+
+    with Bell(FakeClock()) as bell, pytest.raises(TimeoutError, match="in here"):
+        bell._ask(fail)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_is_told_that_the_thread_is_not_there() -> None:
+    with Bell(FakeClock()) as bell:
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                bell._ask(lambda: None)
+            except StateError:
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        bell.wait_for_rings(0)
 
 
 def test_it_starts_once_and_again_after_a_stop() -> None:

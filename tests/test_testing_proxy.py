@@ -18,7 +18,7 @@ from ohmqtt.testing.proxy import HELD_BYTES_MAX, Proxy
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class Ends:
@@ -344,7 +344,7 @@ def test_a_place_that_can_not_be_had() -> None:
 
 def test_the_address_is_of_the_targets_kind() -> None:
     with Proxy("mqtts://example.test:8883") as proxy:
-        assert proxy.address.startswith("mqtts://127.0.0.1:")
+        assert proxy.address.startswith("mqtts://localhost:")
 
 
 def test_waiting_for_links_that_never_come(proxy: Proxy) -> None:

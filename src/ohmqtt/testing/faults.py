@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     Steps: TypeAlias = Callable[[Connection, MQTTPacket], Sequence[Step] | None]
 
-__all__ = ["Fault", "Faults", "packet_kind"]
+__all__ = ["Fault", "Faults", "check_received_kind", "packet_kind"]
 
 _CLASSES: tuple[type[MQTTPacket], ...] = (
     MQTTConnectPacket,
@@ -65,12 +65,19 @@ _CLASSES: tuple[type[MQTTPacket], ...] = (
 _KINDS: dict[type[MQTTPacket], str] = {kind: kind.__name__[4:-6].upper() for kind in _CLASSES}
 _ONLY_RECEIVED = frozenset(("CONNECT", "SUBSCRIBE", "UNSUBSCRIBE", "PINGREQ"))
 _ONLY_SENT = frozenset(("CONNACK", "SUBACK", "UNSUBACK", "PINGRESP"))
+_WITH_PACKET_ID = frozenset(("PUBLISH", "PUBACK", "PUBREC", "PUBREL", "PUBCOMP", "SUBSCRIBE", "UNSUBSCRIBE"))
 _ACKNOWLEDGEMENTS = ("PUBACK", "PUBREC", "PUBCOMP", "SUBACK", "UNSUBACK")
 
 
 def packet_kind(packet: MQTTPacket) -> str:
     """Return the standard's name of a packet's type: ``"PUBLISH"``, ``"PUBREC"``, …"""
     return _KINDS[type(packet)]
+
+
+def check_received_kind(kind: str) -> None:
+    """Raise `ArgumentError` unless `kind` is that of a packet which a broker receives."""
+    if kind not in _KINDS.values() or kind in _ONLY_SENT:
+        raise ArgumentError(f"kind: that of a packet which a broker receives expected, such as 'PUBLISH', got {kind!r}")
 
 
 class Fault:
@@ -129,6 +136,7 @@ class _Rule:
         if direction is not self.direction or (self.kinds and packet_kind(packet) not in self.kinds):
             return False
         if self.answerable and isinstance(packet, MQTTPublishPacket) and not packet.qos:
+            # It has no answer, and no packet identifier.
             return False
         # A CONNECT is shown before the connection knows whose it is.
         return self.client_id in (None, packet.client_id if isinstance(packet, MQTTConnectPacket) else connection.client_id)
@@ -194,18 +202,27 @@ class Faults:
     ) -> Fault:
         """Answer a received packet so, without acting on it.
 
-        :param answer: A reason code: for CONNECT it makes a CONNACK, for PUBLISH the PUBACK or PUBREC (those with QoS 0, which have
-            none, don't count), and so on. Or a packet; where its packet identifier is 0, that of the answered packet is put in. Or bytes.
-            After a DISCONNECT or a refusing CONNACK the link is closed.
+        :param answer: A reason code: for CONNECT it makes a CONNACK, for PUBLISH the PUBACK or PUBREC, and so on. Or a packet; where its
+            packet identifier is 0, that of the answered packet is put in. (With both, PUBLISH packets of QoS 0 don't count: they have
+            neither an answer nor an identifier.) Or bytes. After a DISCONNECT or a refusing CONNACK the link is closed.
         :raises ArgumentError: a reason code or a packet that the standard forbids here.
         """
         self._check_kind(kind)
+        answerable = isinstance(answer, int)
         if isinstance(answer, int):
             if kind not in _EXAMPLES:
                 raise ArgumentError(f"kind: one of {', '.join(_EXAMPLES)} expected with a reason code, got {kind!r}")
             _answer_to(_EXAMPLES[kind], answer).encode()
         elif isinstance(answer, MQTTPacket):
-            _with_packet_id(answer, 1).encode()
+            whole = _with_packet_id(answer, 1)
+            whole.encode()
+            answerable = whole is not answer
+            if answerable and kind not in _WITH_PACKET_ID:
+                raise ArgumentError(f"kind: {kind!r} has no packet identifier that {packet_kind(answer)} could take")
+        elif isinstance(answer, (bytes, bytearray, memoryview)):
+            answer = bytes(answer)
+        else:
+            raise ArgumentError(f"answer: a reason code, a packet or bytes expected, got {answer!r:.50}")
 
         def steps(_: Connection, packet: MQTTPacket) -> Sequence[Step]:
             if isinstance(answer, bytes):
@@ -214,7 +231,7 @@ class Faults:
             ends = isinstance(made, MQTTDisconnectPacket) or (isinstance(made, MQTTConnAckPacket) and made.reason_code >= 0x80)
             return (made.encode(), Ending.CLOSE) if ends else (made.encode(),)
 
-        return self._add(f"answer({kind!r}, {count})", kind, steps, count, times, False, client_id, answerable=isinstance(answer, int))
+        return self._add(f"answer({kind!r}, {count})", kind, steps, count, times, False, client_id, answerable=answerable)
 
     def ignore(self, kind: str, count: int = 1, *, times: int | None = 1, sent: bool = False, client_id: str | None = None) -> Fault:
         """Let a packet vanish: the broker doesn't act on it, or doesn't send it."""
@@ -255,7 +272,12 @@ class Faults:
 
     def send(self, data: bytes | MQTTPacket, *, after: str | None = None, count: int = 1, client_id: str | None = None) -> Fault | None:
         """Send these bytes, right or wrong, to all clients or to one: now, or behind the answer to a received packet, to its sender."""
-        data = data.encode() if isinstance(data, MQTTPacket) else bytes(data)
+        if isinstance(data, MQTTPacket):
+            data = data.encode()
+        elif isinstance(data, (bytes, bytearray, memoryview)):
+            data = bytes(data)
+        else:
+            raise ArgumentError(f"data: bytes or a packet expected, got {data!r:.50}")
         if after is not None:
             return self._add(f"send(after={after!r})", after, lambda _, packet: (packet, data), count, 1, False, client_id)
 
@@ -300,6 +322,8 @@ class Faults:
         It runs on the broker's thread and returns None to let the packet go on, or steps in its place: packets (which are acted on, or
         sent), bytes (which are written), and `Ending`. See `ohmqtt.testing.broker.script`.
         """
+        if not callable(steps):
+            raise ArgumentError(f"steps: a function of a connection and a packet expected, got {steps!r:.50}")
         return self._add(f"script({kind!r}, {count})", kind, steps, count, times, sent, client_id)
 
     def clear(self) -> None:

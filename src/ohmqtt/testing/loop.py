@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import wait as wait_for_futures
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ohmqtt.errors import StateError, WaitTimeoutError
@@ -33,8 +34,6 @@ T = TypeVar("T")
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
-#: How long the thread is waited for. It is busy for milliseconds; only a hook that hangs takes this long.
-PATIENCE_S = 30.0
 #: How often the sockets are looked at before something that was asked is done, while there is always more.
 CATCH_UP_ROUNDS = 100
 
@@ -46,6 +45,9 @@ class Served(ABC):
 
     An exception on the thread that nobody expected, for example of a hook, ends it: connections are closed, and `stop` raises it.
     """
+
+    #: How long the thread is waited for. It is busy for milliseconds; only a hook that hangs takes this long.
+    _patience_s = 30.0
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -120,7 +122,7 @@ class Served(ABC):
         with self._lock:
             self._stopping = True
             self._wake()
-        thread.join(PATIENCE_S)
+        thread.join(self._patience_s)
         self._thread = None
         error, self._error = self._error, None
         if error is not None:
@@ -145,25 +147,39 @@ class Served(ABC):
             return function()
         future: Future[T] = Future()
         with self._lock:
-            if self._ended:
+            # A forked process has no other threads than the one that forked.
+            if self._ended or self._thread is None or not self._thread.is_alive():
                 raise StateError(f"this {type(self).__name__} doesn't run") from self._error
             self._requests.append((function, future))
             self._wake()
-        return future.result(PATIENCE_S)
+        try:
+            return future.result(self._patience_s)
+        except FutureTimeoutError:
+            if future.done():
+                # Its own.
+                raise
+            busy = (
+                f"the thread of this {type(self).__name__} has been busy for {self._patience_s:g} s: a hook or a condition doesn't return"
+            )
+            raise WaitTimeoutError(busy) from None
 
     def _look(self, function: Callable[[], T]) -> T:
         """Run `function` on the thread if there is one, otherwise here."""
         return function() if self._ended else self._ask(function)
 
     def _wait_until(self, condition: Callable[[], bool], timeout: float, what: Callable[[], str]) -> None:
-        """Wait until `condition()`, which is looked at on the thread after each turn; ``what()`` says what was waited for."""
+        """Wait until `condition()`, which is looked at on the thread after each turn; ``what()`` says what was waited for.
+
+        What `condition` raises is raised here.
+        """
+        if self._thread is threading.current_thread():
+            raise StateError(f"a {type(self).__name__} can't wait on its own thread for what happens there")
         future: Future[None] = Future()
         self._ask(lambda: self._waiting.update({future: condition}))
-        try:
-            future.result(timeout)
-        except FutureTimeoutError:
-            self._ask(lambda: self._waiting.pop(future, None))
-            raise WaitTimeoutError(f"waited {timeout:g} s in vain for {self._ask(what)}") from None
+        wait_for_futures([future], timeout)
+        if not future.done() and self._ask(lambda: self._waiting.pop(future, None)) is not None:
+            raise WaitTimeoutError(f"waited {timeout:g} s in vain for {self._ask(what)}")
+        future.result()
 
     def _catch_up(self) -> None:
         self._ask(_nothing)
@@ -234,9 +250,15 @@ class Served(ABC):
 
     def _step(self) -> None:
         self._turn(self._clock())
-        for future in [future for future, condition in self._waiting.items() if condition()]:
+        for future, condition in list(self._waiting.items()):
+            try:
+                if not condition():
+                    continue
+            except Exception as error:  # noqa: BLE001  # it belongs to who waits
+                future.set_exception(error)
+            else:
+                future.set_result(None)
             del self._waiting[future]
-            future.set_result(None)
 
     def _pause_s(self) -> float | None:
         due = self._due()

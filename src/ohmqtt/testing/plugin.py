@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["mqtt_broker", "mqtt_broker_settings", "mqtt_client", "mqtt_faults"]
 
-CONNECT_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 30.0
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 from collections import deque
+from operator import index
 from typing import TYPE_CHECKING, Literal
 
 from ohmqtt.address import Address, parse_address
@@ -61,7 +62,8 @@ class Proxy(Served):
     """Stand between clients and a broker, and do to their links what networks do. Use it with ``with``, or `start` and `stop`.
 
     ``client.connect(proxy.address)`` in place of the broker's own address. What a method sets holds from then on, for links that there
-    are and that are to come, until `heal`. ``way`` is ``"up"`` (from the client), ``"down"`` (from the broker) or None, which is both.
+    are and that are to come, until `heal`. ``way`` is ``"up"`` (from the client), ``"down"`` (from the broker) or, where a method has
+    that for its default, None: both.
 
     :param target: The broker's address, as for `Client.connect`; it is resolved for each link, and need not be there yet.
     :param clock: What `delay` and `split` go by: ``time.monotonic``, or a `FakeClock`.
@@ -96,7 +98,10 @@ class Proxy(Served):
         """Where clients connect to: of the target's kind, but for a Unix socket, which becomes plain TCP."""
         if not self._port:
             raise StateError("a Proxy has an address once it was started")
-        return str(Address("mqtts" if self._target.tls else "mqtt", self._host, self._port))
+        if not self._target.tls:
+            return str(Address("mqtt", self._host, self._port))
+        # By its name, as with a `Broker`: certificates are for names.
+        return str(Address("mqtts", "localhost" if self._host == "127.0.0.1" else self._host, self._port))
 
     @property
     def links(self) -> int:
@@ -110,6 +115,7 @@ class Proxy(Served):
 
     def passed(self, way: Way) -> int:
         """Return how many bytes were passed on in one way, of all links together."""
+        _one_way(way)
         return self._look(lambda: self._passed[way])
 
     def wait_for_links(self, count: int = 1, timeout: float = 10.0) -> None:
@@ -130,9 +136,9 @@ class Proxy(Served):
 
         The bytes of all links count. Several calls wait for each other: the second one counts from where the first one cut.
         """
-        if count < 0:
+        if index(count) < 0:
             raise ArgumentError(f"count: 0 or more bytes expected, got {count}")
-        _ways(way)
+        _one_way(way)
         self._look(lambda: self._cuts.append((way, count)))
 
     def freeze(self, way: Way | None = None) -> None:
@@ -151,7 +157,7 @@ class Proxy(Served):
 
     def split(self, size: int, way: Way | None = None, *, pause_s: float = 0.0) -> None:
         """Pass on in pieces of `size` bytes at most, with a pause between them. Without one, TCP may join them again."""
-        if size < 1:
+        if index(size) < 1:
             raise ArgumentError(f"size: at least 1 byte expected, got {size}")
         if not pause_s >= 0:
             raise ArgumentError(f"pause_s: 0 or more expected, got {pause_s!r}")
@@ -309,6 +315,11 @@ class Proxy(Served):
             ),
             default=None,
         )
+
+
+def _one_way(way: Way) -> None:
+    if way not in WAYS:
+        raise ArgumentError(f'way: "up" or "down" expected, got {way!r}')
 
 
 def _ways(way: Way | None) -> tuple[Way, ...]:

@@ -31,7 +31,7 @@ from ...property import MQTTConnAckProps, MQTTDisconnectProps
 from ...topic_alias import AliasPolicy, InboundAliases, OutboundAliases
 from . import opening
 from .handling import HANDLERS
-from .script import Direction, Ending
+from .script import Direction, Ending, check_steps
 
 if TYPE_CHECKING:
     from .core import BrokerCore
@@ -114,7 +114,7 @@ class Connection:
             except ProtocolError as error:  # [MQTT-4.13.1-1]
                 self.fail(error, answer=self.session is not None or self.connect is not None or buffer[offset] >> 4 == 1)
                 break
-            for step in verdict:
+            for step in check_steps(verdict):
                 if isinstance(step, MQTTPacket):
                     self.handle(step, now)
                 else:
@@ -178,7 +178,7 @@ class Connection:
         if verdict is None:
             self.transmit(packet)
             return
-        for step in verdict:
+        for step in check_steps(verdict):
             if isinstance(step, MQTTPacket):
                 self.transmit(step)
             else:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
+from ...errors import ArgumentError
 from ...mqtt_spec import UINT32_MAX
 from ...property import MQTTDisconnectProps, MQTTPublishProps
 from .connection import Connection
@@ -37,6 +38,8 @@ class BrokerCore:
     """
 
     def __init__(self, settings: BrokerSettings | None = None) -> None:
+        if not isinstance(settings, BrokerSettings | None):
+            raise ArgumentError(f"settings: BrokerSettings expected, got {settings!r:.50}")
         self.settings = settings or _DEFAULTS
         self.script: Script | None = None
         self.now = 0.0

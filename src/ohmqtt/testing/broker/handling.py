@@ -26,6 +26,7 @@ from ...property import MQTTPubAckProps, MQTTPubRecProps, MQTTSubAckProps, MQTTU
 from ...topic import is_shared
 from .opening import authenticate
 from .records import Message, Subscription
+from .settings import check_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,7 +104,7 @@ def _take(connection: Connection, packet: MQTTPublishPacket, topic: str, propert
             raise ProtocolError("Payload Format Indicator is 1, and the payload is no UTF-8", 0x99)
         return 0x99
     if settings.authorize is not None:
-        code = settings.authorize(connection.client_id, "publish", topic)
+        code = check_refusal("authorize", settings.authorize(connection.client_id, "publish", topic))
         if code:
             return code
     core = connection.core
@@ -196,7 +197,9 @@ def _subscribe(connection: Connection, packet: MQTTSubscribePacket) -> None:
             raise ProtocolError("Shared Subscriptions are not available", 0x9E)
         if ("+" in topic_filter or "#" in topic_filter) and not settings.wildcard_subscription_available:
             raise ProtocolError("Wildcard Subscriptions are not available", 0xA2)
-        code = settings.authorize(connection.client_id, "subscribe", topic_filter) if settings.authorize is not None else None
+        code = None
+        if settings.authorize is not None:
+            code = check_refusal("authorize", settings.authorize(connection.client_id, "subscribe", topic_filter))
         if code:
             codes.append(code)
             continue

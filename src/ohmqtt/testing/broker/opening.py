@@ -8,6 +8,7 @@ from ...errors import AuthenticationError, ProtocolError
 from ...packet import MQTTAuthPacket, MQTTConnAckPacket, MQTTPubRelPacket
 from ...property import MQTTAuthProps, MQTTConnAckProps
 from ...topic_alias import OutboundAliases
+from .settings import check_refusal
 
 if TYPE_CHECKING:
     from ...packet import MQTTConnectPacket
@@ -72,9 +73,9 @@ def _judge(connection: Connection, connect: MQTTConnectPacket) -> int | None:
             return 0x9A  # [MQTT-3.2.2-13]
     code = None
     if settings.authenticate is not None:
-        code = settings.authenticate(connection.client_id, connect.user_name, connect.password)
+        code = check_refusal("authenticate", settings.authenticate(connection.client_id, connect.user_name, connect.password))
     if not code and will is not None and settings.authorize is not None:
-        code = settings.authorize(connection.client_id, "publish", will.topic)
+        code = check_refusal("authorize", settings.authorize(connection.client_id, "publish", will.topic))
     return code
 
 

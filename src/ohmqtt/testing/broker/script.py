@@ -15,17 +15,19 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from ...errors import ArgumentError
+from ...packet import MQTTPacket
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
-    from ...packet import MQTTPacket
     from .connection import Connection
 
     Step: TypeAlias = "MQTTPacket | bytes | Ending"
     Script: TypeAlias = Callable[[Connection, MQTTPacket, "Direction"], Sequence[Step] | None]
 
-__all__ = ["Direction", "Ending"]
+__all__ = ["Direction", "Ending", "check_steps"]
 
 
 class Direction(Enum):
@@ -40,3 +42,14 @@ class Ending(Enum):
 
     CLOSE = "close"
     ABORT = "abort"
+
+
+def check_steps(verdict: Sequence[Step]) -> Sequence[Step]:
+    """Return what a script said, if it is steps. ``b"..."`` alone is none: it must stand in a tuple or a list.
+
+    Raises:
+        ArgumentError: it is something else.
+    """
+    if isinstance(verdict, (tuple, list)) and all(isinstance(step, (MQTTPacket, bytes, Ending)) for step in verdict):
+        return verdict
+    raise ArgumentError(f"a script returned {verdict!r:.100}; None expected, or a tuple or list of packets, bytes and Ending")

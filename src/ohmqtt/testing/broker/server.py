@@ -6,6 +6,7 @@ read, run due timers, do what was asked, write; so what a method asked for is do
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from collections import deque
@@ -20,7 +21,7 @@ from ...packet import MQTTConnectPacket, MQTTPublishPacket
 from ...property import MQTTDisconnectProps, MQTTPublishProps
 from ...topic import matches, validate_topic_filter
 from ...transport.stream import close_socket
-from ..faults import Faults, packet_kind
+from ..faults import Faults, check_received_kind, packet_kind
 from ..loop import READ, WRITE, Served
 from .core import BrokerCore
 from .script import Direction
@@ -43,6 +44,8 @@ T = TypeVar("T")
 CHUNK_BYTES = 65_536
 #: Who lets so much output wait isn't read from, until it has taken some.
 OUTPUT_BYTES_MAX = 1 << 20
+#: Whoever listens at a Unix socket is reached at once, unless many others wait for him.
+PROBE_TIMEOUT_S = 1.0
 #: So many messages and packets are remembered, the latest.
 REMEMBERED_MAX = 100_000
 
@@ -244,8 +247,10 @@ class Broker(Served):
     def wait_for_packets(self, kind: str, count: int = 1, *, timeout: float = 10.0) -> list[Any]:
         """Wait until `count` packets of a kind (``"SUBSCRIBE"``) have arrived and were handled, and return all that have.
 
+        :raises ArgumentError: a broker receives no such packets.
         :raises WaitTimeoutError: there were fewer within `timeout` seconds.
         """
+        check_received_kind(kind)
 
         def found() -> list[MQTTPacket]:
             return [packet for _, packet in self._packets if packet_kind(packet) == kind]
@@ -280,6 +285,7 @@ class Broker(Served):
         if self._tls_context is not None:
             self._tls_port = self._listen(self._tls_port, self._tls_context)
         if self._unix_path is not None:
+            _remove_left_socket(self._unix_path)
             listener = socket.socket(socket.AF_UNIX)
             self._listeners.append(listener)
             listener.bind(str(self._unix_path))
@@ -416,3 +422,13 @@ class Broker(Served):
         self._silent_until = inf if seconds is None else self._clock() + seconds
         for line in self._lines.values():
             self._adjust(line)
+
+
+def _remove_left_socket(path: Path) -> None:
+    """Remove the Unix socket of a process that ended without closing it: one where nobody listens."""
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PROBE_TIMEOUT_S)
+        if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
+            path.unlink(missing_ok=True)

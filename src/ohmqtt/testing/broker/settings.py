@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Action: TypeAlias = Literal["publish", "subscribe"]
 
-__all__ = ["BrokerSettings", "ServerAuthenticator"]
+__all__ = ["BrokerSettings", "ServerAuthenticator", "check_refusal"]
 
 
 class ServerAuthenticator(Protocol):
@@ -65,7 +65,7 @@ class BrokerSettings:
 
     Hooks, called while a packet is handled, so that they must be quick:
 
-        authenticate: ``(client_id, user_name, password)`` → ``None``, or the reason code of a refusing CONNACK.
+        authenticate: ``(client_id, user_name, password)`` → ``None``, or the reason code of a refusing CONNACK (0x80 or more).
         authorize: ``(client_id, "publish" or "subscribe", topic or filter)`` → ``None``, or the reason code of the refusal.
         authenticators: Authentication Method → what makes a ``ServerAuthenticator``.
 
@@ -111,5 +111,20 @@ class BrokerSettings:
             ("server_keep_alive", 0, 65_535),
         ):
             value = getattr(self, name)
-            if value is not None and not minimum <= value <= maximum:
+            if value is None and name in {"maximum_packet_size", "server_keep_alive"}:
+                continue
+            if not isinstance(value, int):
+                raise ArgumentError(f"{name}: int expected, got {value!r:.50}")
+            if not minimum <= value <= maximum:
                 raise ArgumentError(f"{name}: {value} is out of range, {minimum} to {maximum}")
+
+
+def check_refusal(hook: str, said: object) -> int | None:
+    """Return what a hook said, None or a reason code; nobody is to take False for a refusal, or True for a permission.
+
+    Raises:
+        ArgumentError: it said something else.
+    """
+    if said is None or (isinstance(said, int) and not isinstance(said, bool) and (not said or 0x80 <= said <= 0xFF)):
+        return said
+    raise ArgumentError(f"{hook} returned {said!r:.50}; None expected, or the reason code of a refusal, 0x80 or more")
