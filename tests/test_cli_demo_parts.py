@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import queue
 import sys
 from dataclasses import replace
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
+from ohmqtt.cli import main
 from ohmqtt.cli.demo.child import Child
 from ohmqtt.cli.demo.place import NoPlaceError, open_place
 from ohmqtt.cli.demo.publisher import Task, publish
@@ -241,6 +244,23 @@ def test_the_publisher_says_why_it_gives_up(mosquitto_factory: Callable[..., Mos
     assert "0x87" in life.said.now()[-1]
 
 
+# ---- the command ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_that_has_read_enough_ends_the_story_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        assert main(["demo", "--seconds", "1"]) == 141
+    assert capsys.readouterr().err == ""
+
+
+def test_a_number_of_seconds_is_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["demo", "--seconds", "soon"])
+    assert "argument --seconds: 'soon' is no number" in capsys.readouterr().err
+
+
 # ---- what is shown ----------------------------------------------------------------------------------------------------------------------
 
 ROWS = [("sent", "1,234"), ("lost", "0")]
@@ -272,6 +292,16 @@ def test_plain_lines_are_short_and_without_control_codes() -> None:
         "",
         "Every one of them.",
     ]
+
+
+def test_plain_lines_are_no_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    terminal, file = Terminal(), io.StringIO()
+    for screen in (open_screen(terminal, plain=True), open_screen(file, plain=True)):
+        screen.say("word " * 25)
+        screen.act("CRASH", "it hurts " * 5)
+    assert max(map(len, terminal.getvalue().splitlines())) <= 30
+    assert max(map(len, file.getvalue().splitlines())) > 30
 
 
 @pytest.mark.parametrize("good", [True, False])

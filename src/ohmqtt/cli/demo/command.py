@@ -41,7 +41,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
     if not 1.0 <= seconds <= SECONDS_MAX:
         raise argparse.ArgumentTypeError(f"{text} is not between 1 and {SECONDS_MAX:g}")
     return seconds
@@ -80,6 +83,11 @@ def run(arguments: argparse.Namespace, begin: Begin | None = None, **pauses: flo
     except NoPlaceError as error:
         print(error, file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read what is printed has enough of it, `head` for example. Python would complain of what it can't print in the end.
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         return 130
 

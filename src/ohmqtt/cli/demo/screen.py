@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import textwrap
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -48,7 +49,7 @@ class Screen(Protocol):
 def open_screen(file: TextIO, *, plain: bool) -> Screen:
     """Return the screen that suits: plain if that is asked for, if nobody looks on, or if rich isn't installed."""
     if plain or not file.isatty() or importlib.util.find_spec("rich") is None:
-        return PlainScreen(file)
+        return PlainScreen(file, min(WIDTH, shutil.get_terminal_size().columns) if file.isatty() else WIDTH)
     from rich.console import Console
 
     return RichScreen(Console(file=file, highlight=False))
@@ -57,8 +58,9 @@ def open_screen(file: TextIO, *, plain: bool) -> Screen:
 class PlainScreen:
     """Lines of ASCII, for files, pipes, and terminals that can't do more. The progress is one line for each tenth of the way."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, width: int = WIDTH) -> None:
         self._file = file
+        self._width = width
         self._tenths = 0
 
     def __enter__(self) -> Self:
@@ -72,11 +74,11 @@ class PlainScreen:
 
     def say(self, text: str) -> None:
         """Print it, in lines that fit."""
-        self._print(textwrap.fill(text, WIDTH))
+        self._print(textwrap.fill(text, self._width))
 
     def act(self, title: str, text: str) -> None:
         """Print it with its title before it."""
-        self._print(textwrap.fill(f"{title}: {text}", WIDTH, initial_indent="* ", subsequent_indent="  "))
+        self._print(textwrap.fill(f"{title}: {text}", self._width, initial_indent="* ", subsequent_indent="  "))
 
     def progress(self, share: float, sent: int, delivered: int) -> None:
         """Print a line if another tenth is done."""
