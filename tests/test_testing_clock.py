@@ -90,6 +90,25 @@ def test_a_turn_is_done_when_advance_returns() -> None:
     assert bell.rung == [1.0, 2.0, 2.0, -1.0]
 
 
+def test_who_moves_the_clock_does_not_mind_what_was_stopped_meanwhile() -> None:
+    clock = FakeClock()
+    bell = Bell(clock, 1.0)
+    clock.on_advance(bell.stop)
+    with bell:
+        clock.advance(1)
+    assert clock() == 1.0
+    assert bell.rung == [-1.0]
+
+
+def test_who_moves_the_clock_hears_of_a_thread_that_has_ended() -> None:
+    bell = failing_bell()
+    assert isinstance(bell._clock, FakeClock)
+    with pytest.raises(StateError, match="doesn't run"):
+        bell._clock.advance(1)
+    with pytest.raises(KeyError):
+        bell.stop()
+
+
 def test_with_a_real_clock_it_wakes_by_itself() -> None:
     import time
 

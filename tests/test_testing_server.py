@@ -28,7 +28,7 @@ from ohmqtt.packet import (
     MQTTSubscribePacket,
     MQTTSubscription,
 )
-from ohmqtt.testing import Broker, BrokerSettings, FakeClock
+from ohmqtt.testing import Broker, BrokerSettings, FakeClock, Proxy
 from tests.broker_tools import collect_messages
 from tests.certificates import Certificates, write_certificates
 from tests.raw_client import RawClient
@@ -36,7 +36,7 @@ from tests.raw_client import RawClient
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 KEPT = MQTTConnectProps(SessionExpiryInterval=100)
 
 
@@ -134,10 +134,21 @@ def test_addresses_that_there_are_not() -> None:
     broker = Broker()
     with pytest.raises(StateError, match="started"):
         assert broker.address
+    with pytest.raises(StateError, match="started"):
+        assert broker.port
     with pytest.raises(StateError, match="tls_context"):
         assert broker.tls_address
+    with pytest.raises(StateError, match="tls_context"):
+        assert broker.tls_port
     with pytest.raises(StateError, match="unix_path"):
         assert broker.unix_address
+
+
+def test_host_and_ports_by_themselves(certificates: Certificates) -> None:
+    with Broker(tls_context=certificates.server_context()) as broker, Proxy(broker.address) as proxy:
+        assert broker.address == f"mqtt://{broker.host}:{broker.port}"
+        assert broker.tls_address == f"mqtts://localhost:{broker.tls_port}"
+        assert proxy.address == f"mqtt://{proxy.host}:{proxy.port}"
 
 
 def test_the_address_outlives_a_stop(broker: Broker) -> None:
@@ -432,7 +443,7 @@ def test_ssl_is_only_imported_for_tls() -> None:
     import subprocess
 
     program = "import sys; from ohmqtt.testing import Broker\nwith Broker(): assert 'ssl' not in sys.modules"
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE_S)
     assert issubclass(ssl.SSLWantReadError, OSError)
 
 

@@ -1,7 +1,7 @@
 """Tools for testing programs that use ΩQTT, and extensions of ΩQTT itself. Shipped and public; `docs/testing.md` is the guide.
 
-`Broker` (with `BrokerSettings` and `Faults`), `Proxy` and `FakeClock` are for programs; `check_store` and `check_transport` for extensions.
-pytest finds the fixtures by itself (`ohmqtt.testing.plugin`).
+`Broker` (with `BrokerSettings`, `ScramServer` and `Faults`), `Proxy` and `FakeClock` are for programs; `check_store` and
+`check_transport` for extensions. pytest finds the fixtures by itself (`ohmqtt.testing.plugin`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .clock import FakeClock
     from .faults import Fault, Faults
     from .proxy import Proxy
+    from .scram import ScramServer, make_verifier
     from .store import check_store
     from .transport import check_transport
 
@@ -27,9 +28,11 @@ __all__ = [
     "Fault",
     "Faults",
     "Proxy",
+    "ScramServer",
     "ServerAuthenticator",
     "check_store",
     "check_transport",
+    "make_verifier",
 ]
 
 _PLACES = {
@@ -41,9 +44,11 @@ _PLACES = {
     "Fault": ".faults",
     "Faults": ".faults",
     "Proxy": ".proxy",
+    "ScramServer": ".scram",
     "ServerAuthenticator": ".broker",
     "check_store": ".store",
     "check_transport": ".transport",
+    "make_verifier": ".scram",
 }
 
 

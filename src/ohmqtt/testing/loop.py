@@ -182,7 +182,12 @@ class Served(ABC):
         future.result()
 
     def _catch_up(self) -> None:
-        self._ask(_nothing)
+        try:
+            self._ask(_nothing)
+        except StateError:
+            # Another thread stops it meanwhile, which is no failure of who moves the clock.
+            if not self._stopping:
+                raise
 
     def _wake(self) -> None:
         try:

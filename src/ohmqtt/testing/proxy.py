@@ -96,12 +96,22 @@ class Proxy(Served):
     @property
     def address(self) -> str:
         """Where clients connect to: of the target's kind, but for a Unix socket, which becomes plain TCP."""
+        if not self._target.tls:
+            return str(Address("mqtt", self._host, self.port))
+        # By its name, as with a `Broker`: certificates are for names.
+        return str(Address("mqtts", "localhost" if self._host == "127.0.0.1" else self._host, self.port))
+
+    @property
+    def host(self) -> str:
+        """Where it listens, for clients that take host and port by themselves."""
+        return self._host
+
+    @property
+    def port(self) -> int:
+        """The port of `address`."""
         if not self._port:
             raise StateError("a Proxy has an address once it was started")
-        if not self._target.tls:
-            return str(Address("mqtt", self._host, self._port))
-        # By its name, as with a `Broker`: certificates are for names.
-        return str(Address("mqtts", "localhost" if self._host == "127.0.0.1" else self._host, self._port))
+        return self._port
 
     @property
     def links(self) -> int:

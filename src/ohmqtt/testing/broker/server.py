@@ -123,14 +123,31 @@ class Broker(Served):
     @property
     def address(self) -> str:
         """Where clients connect to: ``mqtt://127.0.0.1:port``."""
-        return self._address("mqtt", self._host, self._port)
+        return str(Address("mqtt", self._host, self.port))
+
+    @property
+    def host(self) -> str:
+        """The host of `address`, for clients that take it by itself."""
+        return self._host
+
+    @property
+    def port(self) -> int:
+        """The port of `address`, for clients that take it by itself; that of `tls_address` is `tls_port`."""
+        return self._started(self._port)
+
+    @property
+    def tls_port(self) -> int:
+        """The port of `tls_address`."""
+        if self._tls_context is None:
+            raise StateError("a Broker without tls_context has no TLS port")
+        return self._started(self._tls_port)
 
     @property
     def tls_address(self) -> str:
         """Where clients connect to by TLS: ``mqtts://localhost:port``, since certificates are for names."""
         if self._tls_context is None:
             raise StateError("a Broker without tls_context has no TLS address")
-        return self._address("mqtts", "localhost" if self._host == "127.0.0.1" else self._host, self._tls_port)
+        return str(Address("mqtts", "localhost" if self._host == "127.0.0.1" else self._host, self.tls_port))
 
     @property
     def unix_address(self) -> str:
@@ -140,10 +157,10 @@ class Broker(Served):
         return f"unix:{self._unix_path}"
 
     @staticmethod
-    def _address(scheme: str, host: str, port: int) -> str:
+    def _started(port: int) -> int:
         if not port:
             raise StateError("a Broker has an address once it was started")
-        return str(Address(scheme, host, port))
+        return port
 
     def now(self) -> float:
         """Return the time in seconds of the broker's clock."""
