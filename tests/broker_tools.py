@@ -31,7 +31,7 @@ __all__ = ["FAST", "PATIENCE_S", "Cutter", "Inbox", "Seen", "child", "collect_me
 
 T = TypeVar("T")
 
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0
 """How long a test waits for what must happen, on a machine that is busy with other things."""
 
 FAST = SessionSettings(reconnect_initial_s=0.02, reconnect_max_s=0.2)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Link", "Peer", "PeerError"]
 
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 30.0
 
 
 class _Encodable(Protocol):

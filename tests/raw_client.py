@@ -18,7 +18,7 @@ __all__ = ["RawClient"]
 
 P = TypeVar("P", bound=MQTTPacket)
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class RawClient:

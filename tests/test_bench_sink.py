@@ -29,7 +29,7 @@ def _publish(counter: int, packet_id: int = 0, qos: int = 1, topic: bytes = b"a"
 
 def _talk(sink: Sink, data: bytes, answers: int = 0) -> bytes:
     """Send CONNECT and bytes, wait for so many bytes behind CONNACK, say goodbye."""
-    with socket.create_connection(("127.0.0.1", sink.port), 5) as client:
+    with socket.create_connection(("127.0.0.1", sink.port), 60) as client:
         client.sendall(_CONNECT)
         received = client.recv(100)
         try:
@@ -92,7 +92,7 @@ def test_a_client_that_cheats_is_reported(language: str, name: str) -> None:
     data, reason = _CHEATS[name]
     if name == "unfinished":
         data = _publish(0, 1, 2) + _publish(1, qos=0) + _publish(2, qos=0)
-    with Sink(case="publish", count=3, size=8, receive_maximum=2, timeout=5) as sink:
+    with Sink(case="publish", count=3, size=8, receive_maximum=2, timeout=60) as sink:
         _talk(sink, data, 4 if name in ("unfinished", "missing") else 0)
         report = sink.report()
     assert not report["ok"]
@@ -106,7 +106,7 @@ _SUBACK = 6
 def _receive(sink: Sink, answers: list[tuple[int, bytes]]) -> bytes:
     """Subscribe, then read so many bytes and send the answer, step by step."""
     received = b""
-    with socket.create_connection(("127.0.0.1", sink.port), 5) as client:
+    with socket.create_connection(("127.0.0.1", sink.port), 60) as client:
         client.sendall(_CONNECT + _SUBSCRIBE)
         for count, answer in answers:
             end = len(received) + count
@@ -121,7 +121,7 @@ def _receive(sink: Sink, answers: list[tuple[int, bytes]]) -> bytes:
 
 def test_receive_keeps_the_clients_receive_maximum_and_ends_with_a_mark(language: str) -> None:
     size = len(_publish(0, 1))
-    with Sink(case="receive", qos=1, count=3, size=8, timeout=5) as sink:
+    with Sink(case="receive", qos=1, count=3, size=8, timeout=60) as sink:
         answers = [(5 + _SUBACK + 2 * size, b"\x40\x02\x00\x01\x40\x02\x00\x02"), (size, b"\x40\x02\x00\x03"), (size - 2, b"\xe0\x00")]
         received = _receive(sink, answers)
         report = sink.report()
@@ -141,7 +141,7 @@ def test_receive_keeps_the_clients_receive_maximum_and_ends_with_a_mark(language
     ],
 )
 def test_wrong_acknowledgements_are_reported(language: str, qos: int, answer: bytes, reason: str) -> None:
-    with Sink(case="receive", qos=qos, count=3, size=8, timeout=5) as sink:
+    with Sink(case="receive", qos=qos, count=3, size=8, timeout=60) as sink:
         _receive(sink, [(5 + _SUBACK + 2 * len(_publish(0, 1)), answer)])
         report = sink.report()
     assert not report["ok"]

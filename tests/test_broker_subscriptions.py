@@ -229,6 +229,6 @@ def test_ten_thousand_subscriptions(mosquitto_factory: Callable[..., Mosquitto])
         assert client.wait_for_connect(PATIENCE_S).session_present is False
         for i in range(0, 10_000, 100):
             client.publish(filters[i], b"%d" % i, 1, retain=True)
-        assert len(inbox.wait(100, 30.0)) == 100
+        assert len(inbox.wait(100)) == 100
         for i in range(0, 10_000, 500):
             client.unsubscribe(filters[i : i + 500]).wait_for_ack(PATIENCE_S)

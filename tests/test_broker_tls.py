@@ -119,8 +119,8 @@ from ohmqtt import Client, SessionSettings
 with Client(settings=SessionSettings(reconnect=False)) as client:
     client.connect(sys.argv[1])
     try:
-        client.wait_for_connect(15)
-        client.publish("t", b"x", 1).wait_for_ack(15)
+        client.wait_for_connect(60)
+        client.publish("t", b"x", 1).wait_for_ack(60)
         print("through")
     except Exception as error:
         print(type(error).__name__, error)
@@ -132,5 +132,5 @@ def test_the_authorities_of_the_environment_are_used_by_default(broker: Mosquitt
     for authority, expected in ((certificates.authority, "through"), (certificates.stranger_authority, "certificate verify failed")):
         environment = {"SSL_CERT_FILE": str(authority), "SSL_CERT_DIR": str(tmp_path)}
         with child(PROGRAM, broker.tls_address, environment=environment) as process:
-            output, _ = process.communicate(timeout=30)
+            output, _ = process.communicate(timeout=PATIENCE_S)
         assert expected in output

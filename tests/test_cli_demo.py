@@ -242,7 +242,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_package_can_be_run() -> None:
     # A publisher that nobody tells anything.
     command = [sys.executable, "-m", "ohmqtt", "demo", "--publisher"]
-    assert subprocess.run(command, stdin=subprocess.DEVNULL, timeout=50.0, check=False).returncode == 1
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, timeout=200.0, check=False).returncode == 1
 
 
 # ---- processes --------------------------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def test_the_package_can_be_run() -> None:
 def demo(*arguments: str) -> str:
     """Run it as a user does; it must end well, without a word on standard error. Returns what it printed."""
     command = [sys.executable, "-X", "dev", "-W", "error", "-m", "ohmqtt", "demo", "--seconds", "2", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=50.0, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200.0, check=False)
     assert (result.returncode, result.stderr) == (0, ""), result.stdout
     assert figure(result.stdout, "lost") == figure(result.stdout, "duplicated") == 0
     assert figure(result.stdout, "sent") == figure(result.stdout, "delivered")
@@ -275,7 +275,6 @@ def test_the_demonstration_with_somebody_elses_broker(mosquitto: Mosquitto) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_a_publisher_that_is_killed_at_any_moment_goes_on_with_the_right_number(mosquitto: Mosquitto, tmp_path: Path) -> None:
     seed = secrets.randbits(32)
     sys.stdout.write(f"seed {seed}\n")  # shown beside a failure

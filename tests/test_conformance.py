@@ -27,7 +27,7 @@ def shown(pytestconfig: pytest.Config) -> conformance.Shown:
     if files <= {item.path for item in items} and not any("::" in argument for argument in pytestconfig.args):
         return conformance.marks(items)
     command = [sys.executable, conformance.__file__, "--list"]
-    result = subprocess.run(command, cwd=conformance.ROOT, capture_output=True, text=True, check=False, timeout=50)
+    result = subprocess.run(command, cwd=conformance.ROOT, capture_output=True, text=True, check=False, timeout=200)
     assert result.returncode == 0, result.stdout + result.stderr
     found: conformance.Shown = json.loads(result.stdout)
     return found

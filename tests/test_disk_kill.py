@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(180),
     pytest.mark.skipif(not CAN_TRACE, reason="ptrace: Linux on x86_64 or aarch64 only"),
 ]
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```python(?P<how>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-RUN_TIMEOUT_S = 30.0
+RUN_TIMEOUT_S = 200.0
 
 
 @dataclass(frozen=True)

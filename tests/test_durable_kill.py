@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(180),
     pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL"),
 ]
 
@@ -62,8 +61,8 @@ with Client(path, db_fast=mode == "fast", settings=settings) as client:
     for thread in threads:
         thread.join()
     for handle in client.pending():
-        handle.wait_for_ack(60.0)
-    client.publish(f"{topic}/end", life, 2).wait_for_ack(60.0)
+        handle.wait_for_ack(250.0)
+    client.publish(f"{topic}/end", life, 2).wait_for_ack(250.0)
     sys.stdin.read()
 """
 
@@ -89,7 +88,7 @@ class Lives:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(chance.uniform(0.0, 0.4))
             elif how == 1:
-                inbox.wait(arrived + chance.randint(1, IN_A_LIFE_MAX))
+                inbox.wait(arrived + chance.randint(1, IN_A_LIFE_MAX), 250.0)
             else:
                 for _ in range(chance.choice((1, 2, 10, 100, IN_A_LIFE_MAX)) if how == 2 else chance.randint(1, IN_A_LIFE_MAX)):
                     self._promised(process.stdout.readline())
@@ -110,7 +109,7 @@ class Lives:
             assert process.stdin is not None
             assert process.stdout is not None
             assert process.stdout.readline() == "born\n"
-            inbox.wait_until(lambda messages: bool(messages) and messages[-1].topic == f"{self.topic}/end", 60.0)
+            inbox.wait_until(lambda messages: bool(messages) and messages[-1].topic == f"{self.topic}/end", 250.0)
             process.stdin.close()
             for line in process.stdout:
                 self._promised(line)
@@ -126,7 +125,7 @@ address, path, client_id, topic = sys.argv[1:]
 with Client(path, settings=SessionSettings(reconnect_initial_s=0.02, reconnect_max_s=0.2)) as client:
     subscription = client.subscribe(f"{topic}/#", lambda client, message: os.write(1, b"%s %s\\n" % (message.topic.encode(), message.payload)))
     client.connect(address, client_id, connect_properties=MQTTConnectProps(SessionExpiryInterval=3600))
-    subscription.wait_for_ack(30)
+    subscription.wait_for_ack(60)
     os.write(1, b"subscribed 0\\n")
     sys.stdin.read()
 """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.mosquitto import Mosquitto
 
 ROOT = Path(__file__).parent.parent
-TIMEOUT_S = 50.0
+TIMEOUT_S = 200.0
 
 NAMES = sorted(module.name for module in pkgutil.iter_modules(examples.__path__) if not module.name.startswith("_"))
 WITHOUT_A_BROKER = {"toolkit"}

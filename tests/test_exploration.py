@@ -48,7 +48,6 @@ def test_a_message_and_a_crash_keep_all_promises(case: Case) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("case", PAIRS, ids=str)
 def test_two_messages_a_disconnect_and_a_crash_keep_all_promises(case: Case) -> None:
     report, story = explore_and_tell(case)
@@ -79,7 +78,6 @@ def test_the_smallest_worlds_are_the_same_explored_as_they_are(case: Case) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("case", COMPARED, ids=str)
 def test_small_worlds_are_the_same_explored_as_they_are(case: Case) -> None:
     comparison = compare(case)
@@ -88,7 +86,6 @@ def test_small_worlds_are_the_same_explored_as_they_are(case: Case) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("control", [control for control in CONTROLS if not control.case.expiry], ids=lambda control: control.name)
 def test_a_broken_rule_breaks_the_same_promises_in_a_world_explored_as_it_is(control: Control) -> None:
     assert find_shortest(control.case, control).violation in compare(control.case, control).violations
@@ -168,7 +165,6 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_the_command_explores_what_is_left_and_compares(tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         command = [sys.executable, "-m", "tests.exploration", "quick", "--jobs", "1", *arguments]

@@ -59,7 +59,7 @@ def figures(program: str, *arguments: object) -> dict[str, Any]:
     with child(MEASURE + program, *arguments) as process:
         assert process.stdout is not None
         result: dict[str, Any] = json.loads(process.stdout.readline())
-        assert process.wait(30.0) == 0
+        assert process.wait(PATIENCE_S) == 0
         return result
 
 
@@ -171,12 +171,12 @@ def test_messages_that_the_disk_refused_hold_no_memory() -> None:
 SENT = """
 with Client(settings=SessionSettings(queue_messages_max=1_000)) as client:
     client.connect("127.0.0.1:" + sys.argv[1], "x")
-    client.wait_for_connect(10)
+    client.wait_for_connect(60)
     properties = MQTTPublishProps(MessageExpiryInterval=1_000_000)
     def publish(first, last):
         for number in range(first, last):
             handle = client.publish("t", number.to_bytes(8, "big") + bytes(992), 1, properties=properties if int(sys.argv[2]) else None)
-        handle.wait_for_ack(60)
+        handle.wait_for_ack(250)
     publish(0, 20_000)
     start()
     publish(20_000, 80_000)
@@ -188,7 +188,7 @@ with Client(settings=SessionSettings(queue_messages_max=1_000)) as client:
 @pytest.mark.slow
 @pytest.mark.parametrize("expiring", [0, 1])
 def test_acknowledged_messages_hold_no_memory(expiring: int) -> None:
-    with Sink(case="publish", qos=1, count=80_000, size=1_000, receive_maximum=100, timeout=60) as sink:
+    with Sink(case="publish", qos=1, count=80_000, size=1_000, receive_maximum=100, timeout=250) as sink:
         assert figures(SENT, sink.port, expiring)["grown"] < 12 * MIB
 
 

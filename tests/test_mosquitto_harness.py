@@ -29,7 +29,7 @@ PINGRESP = b"\xd0\x00"
 def connected(family: int, where: str | tuple[str, int], connect: bytes = CONNECT) -> tuple[socket.socket, bytes]:
     """Return a socket that has sent CONNECT, and the first bytes of the answer: CONNACK's type, length, flags and reason code."""
     peer = socket.socket(family, socket.SOCK_STREAM)
-    peer.settimeout(5.0)
+    peer.settimeout(30.0)
     peer.connect(where)
     peer.sendall(connect)
     head = peer.recv(2)
@@ -78,7 +78,7 @@ def test_a_frozen_broker_is_silent_and_answers_when_thawed(mosquitto_factory: Mo
         with pytest.raises(TimeoutError):
             peer.recv(2)
         broker.thaw()
-        peer.settimeout(5.0)
+        peer.settimeout(30.0)
         assert peer.recv(2) == PINGRESP
 
 
@@ -138,7 +138,7 @@ def test_tls_listeners_show_their_certificate_and_one_asks_for_ours(mosquitto_fa
 
     def connack(port: int, context: ssl.SSLContext) -> bytes:
         with (
-            socket.create_connection(("127.0.0.1", port), timeout=5.0) as plain,
+            socket.create_connection(("127.0.0.1", port), timeout=30.0) as plain,
             context.wrap_socket(plain, server_hostname="localhost") as peer,
         ):
             peer.sendall(CONNECT)
@@ -209,7 +209,7 @@ def test_without_a_broker_such_a_test_fails_and_says_what_to_install(pytestconfi
             env={**kept, **environment},
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=200,
             check=False,
         )
 

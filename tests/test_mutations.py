@@ -24,7 +24,6 @@ def test_no_two_bugs_are_the_same() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["DUP is not set", "an error PUBREC gives no quota back"])
 def test_a_bug_is_caught_by_the_simulation_and_by_its_test(name: str) -> None:
     (bug,) = [bug for bug in BUGS if bug.name == name]
@@ -36,7 +35,6 @@ def test_a_bug_is_caught_by_the_simulation_and_by_its_test(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_what_breaks_nothing_is_not_caught() -> None:
     harmless = Bug("a comment", "", "link.py", "first |= 8  # [MQTT-3.3.1-1]\n", "first |= 8  # set\n", (BUGS[0].tests[0],))
     assert check(harmless, ROOT, SEEDS) == (harmless, None, None)

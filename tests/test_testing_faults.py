@@ -34,7 +34,7 @@ from tests.raw_client import RawClient
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 KEPT = MQTTConnectProps(SessionExpiryInterval=100)
 FAST = SessionSettings(reconnect_initial_s=0.01, reconnect_max_s=0.01)
 
