@@ -202,7 +202,7 @@ def test_the_broker_drops_what_has_expired_and_says_how_long_the_rest_has_left(m
             for seconds in (1, 1_000):
                 properties = MQTTPublishProps(MessageExpiryInterval=seconds)
                 publisher.publish(topic, f"{seconds} s", 1, properties=properties).wait_for_ack(PATIENCE_S)
-            let_time_pass(2.1)
+            let_time_pass(4.0)
             subscriber.connect(mosquitto.address, client_id)
             assert subscriber.wait_for_connect(PATIENCE_S).session_present
             publisher.publish(topic, b"end", 1).wait_for_ack(PATIENCE_S)
@@ -210,7 +210,7 @@ def test_the_broker_drops_what_has_expired_and_says_how_long_the_rest_has_left(m
     assert [message.payload for message in messages] == [b"1000 s", b"end"]
     left_s = messages[0].properties.MessageExpiryInterval
     assert left_s is not None
-    assert 900 < left_s <= 998
+    assert 900 < left_s <= 997
 
 
 @pytest.mark.slow

@@ -72,8 +72,8 @@ def test_a_session_that_expired_is_made_anew(mosquitto: Mosquitto) -> None:
         inbox = collect_messages(client, topic)
         client.disconnect()
         mosquitto.wait_for_log(f"Client {client_id} disconnected")
-        # Only time ends a session; the broker looks each second.
-        let_time_pass(2.5)
+        # Only time ends a session; the broker looks each second, and may be busy.
+        let_time_pass(4.0)
         client.connect(mosquitto.address, client_id, connect_properties=short)
         assert client.wait_for_connect(PATIENCE_S).session_present is False
         client.publish(topic, b"again", 1).wait_for_ack(PATIENCE_S)
@@ -271,7 +271,7 @@ def test_what_a_killed_process_had_accepted_is_delivered_once_by_the_next(
             assert heir.client_id == "durable"
             for handle in heir.pending():
                 handle.wait_for_ack(PATIENCE_S)
-            inbox.wait(500, 30.0)
+            inbox.wait(500)
             heir.publish("t", b"end", 2).wait_for_ack(PATIENCE_S)
             inbox.wait(501)
     assert inbox.payloads() == [*(b"%d" % i for i in range(500)), b"end"]
@@ -290,7 +290,7 @@ client = Client(path, db_fast=True)
 client.subscribe("t", callback)
 client.start_loop()
 client.connect(address, "durable", connect_properties=MQTTConnectProps(SessionExpiryInterval=3600))
-client.wait_for_connect(15)
+client.wait_for_connect(60)
 print("ready", flush=True)
 blocked.wait()
 """

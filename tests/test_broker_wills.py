@@ -20,7 +20,7 @@ address, client_id, topic, delay, expiry = sys.argv[1:]
 will = MQTTWill(topic, b"gone", 1, properties=MQTTWillProps(WillDelayInterval=int(delay), UserProperty=(("a", "1"), ("a", "2"))))
 with Client() as client:
     client.connect(address, client_id, will=will, connect_properties=MQTTConnectProps(SessionExpiryInterval=int(expiry)))
-    client.wait_for_connect(15)
+    client.wait_for_connect(60)
     print("connected", flush=True)
     if sys.stdin.readline() == "raise\\n":
         raise SystemExit("an error in the application")
@@ -56,7 +56,7 @@ def test_a_process_that_ends_by_itself_leaves_none(mosquitto: Mosquitto, how: st
         inbox = collect_messages(heir, topic)
         with child(MORTAL, mosquitto.address, client_id, topic, 0, 0) as process:
             wait_until_connected(process)
-            process.communicate(f"{how}\n", timeout=30)
+            process.communicate(f"{how}\n", timeout=PATIENCE_S)
         mosquitto.wait_for_log(f"Received DISCONNECT from {client_id}")
         heir.publish(topic, b"end", 1).wait_for_ack(PATIENCE_S)
         assert inbox.wait_payloads() == [b"end"]
@@ -120,7 +120,7 @@ def test_a_retained_will_is_there_for_who_comes_later(mosquitto: Mosquitto) -> N
 @pytest.mark.spec("MQTT-3.1.3-9")
 def test_a_delayed_will_is_not_published_if_the_client_comes_back_in_time(mosquitto: Mosquitto) -> None:
     topic, client_id = unused(), unused("mortal")
-    will = MQTTWill(topic, b"gone", 1, properties=MQTTWillProps(WillDelayInterval=2))
+    will = MQTTWill(topic, b"gone", 1, properties=MQTTWillProps(WillDelayInterval=6))
     long = MQTTConnectProps(SessionExpiryInterval=100)
     with connected_client(mosquitto.address) as heir:
         inbox = collect_messages(heir, topic)
