@@ -341,12 +341,13 @@ def test_many_chunks_in_a_row_leave_room_for_reading() -> None:
 @pytest.mark.slow
 @pytest.mark.spec("MQTT-3.1.2-20", "MQTT-3.1.2-21")
 def test_a_server_keep_alive_takes_effect_and_a_silent_peer_is_given_up() -> None:
-    with linked(ONCE, connack={"ServerKeepAlive": 1}) as (client, link, _):
+    with linked(ONCE, connack={"ServerKeepAlive": 3}) as (client, link, _):
         disconnected = Mailbox()
         client.on_disconnect = disconnected
-        link.expect("PINGREQ", 1.5)
+        # With its own keep alive, the client would wait for longer than that.
+        link.expect("PINGREQ", 30.0)
         link.pingresp()
-        link.expect("PINGREQ", 1.5)
+        link.expect("PINGREQ", 30.0)
         assert isinstance(disconnected.get().error, KeepAliveError)
         link.expect_eof()
 
@@ -428,7 +429,8 @@ def test_what_is_not_acknowledged_in_time_is_told_so() -> None:
         first = client.publish("t", b"", 1)
         second = client.publish("t", b"", 2)
         asked = client.subscribe("x")
-        link.pubrec(link.expect("PUBLISH").packet_id + 1)
+        link.expect("PUBLISH", qos=1)
+        link.pubrec(link.expect("PUBLISH", qos=2).packet_id)
         client.disconnect(0x04, MQTTDisconnectProps(ReasonString="enough", SessionExpiryInterval=5), timeout=0.01)
         for handle in (first, second, asked):
             with pytest.raises(ClientClosedError) as caught:
@@ -699,9 +701,13 @@ def test_a_client_left_open_at_exit_cannot_hold_the_process() -> None:
         assert process.returncode == 0
 
 
-def forget(clients: list[Client]) -> None:
+def forget(clients: list[Client], *threads: threading.Thread | None) -> None:
+    """Let go of the client, and wait for the end of its threads: the delivery thread may have it in its hands still, and be the last."""
     clients.clear()
     gc.collect()
+    for thread in filter(None, threads):
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("threads", [True, False])
@@ -718,11 +724,7 @@ def test_a_client_collected_while_open_warns_and_ends(threads: bool) -> None:
         clients = [client]
         del client
         with pytest.warns(ResourceWarning, match="'forgotten' was collected while open"):
-            forget(clients)
-        for thread in (driver.thread, driver.delivery.thread):
-            if thread is not None:
-                thread.join(PATIENCE_S)
-                assert not thread.is_alive()
+            forget(clients, driver.thread, driver.delivery.thread)
         with pytest.raises(ClientClosedError):
             handle.wait_for_ack(PATIENCE_S)
         assert driver.closed

@@ -123,11 +123,12 @@ def test_a_file_that_is_not_ours_to_use_is_refused_and_stays_as_it_is(
 ) -> None:
     make(path)
     before = path.read_bytes()
+    threads = threading.enumerate()
     with pytest.raises(error, match="was not changed") as raised:
         Client(path)
     assert str(path) in str(raised.value)
     assert path.read_bytes() == before
-    assert threading.active_count() == 1 or all(not thread.name.startswith("ohmqtt") for thread in threading.enumerate())
+    assert not [thread for thread in threading.enumerate() if thread not in threads and thread.name.startswith("ohmqtt")]
 
 
 def test_a_damaged_database_can_be_set_aside_and_the_client_starts_with_an_empty_one(path: Path, peer: Peer) -> None:
@@ -569,7 +570,6 @@ def run_with_refusal(path: Path, peer: Peer, nth: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_whichever_commit_the_disk_refuses_nothing_is_lost_or_doubled(tmp_path: Path, peer: Peer) -> None:
     nth = 1
     while run_with_refusal(tmp_path / f"{nth}.db", peer, nth):
@@ -584,7 +584,7 @@ from ohmqtt import Client, MQTTConnectProps, SessionSettings, StoreError
 address, path, mode = sys.argv[1:]
 with Client(path, db_fast=mode == "fast", settings=SessionSettings(reconnect_initial_s=0.02)) as client:
     client.connect(address, "full-disk", connect_properties=MQTTConnectProps(SessionExpiryInterval=3600))
-    client.wait_for_connect(10)
+    client.wait_for_connect(60)
     accepted = 0
     room = 200_000
     for _ in range(3):
@@ -601,7 +601,7 @@ with Client(path, db_fast=mode == "fast", settings=SessionSettings(reconnect_ini
     client.publish("t", b"%6d" % accepted + bytes(3_000), 1)
     print(accepted, flush=True)
     for handle in client.pending():
-        handle.wait_for_ack(10)
+        handle.wait_for_ack(60)
     print("done", flush=True)
 """
 
@@ -882,7 +882,7 @@ address, path = sys.argv[1:]
 client = Client(path)
 client.start_loop()
 client.connect(address, "leaves", connect_properties=MQTTConnectProps(SessionExpiryInterval=3600))
-client.wait_for_connect(10)
+client.wait_for_connect(60)
 client.publish("t", b"last words", 1)
 client.publish("t", b"and more", 0)
 """
@@ -941,10 +941,13 @@ def test_a_fork_leaves_the_parents_rows_alone(path: Path) -> None:
 
 
 def is_idle(for_s: float = 0.5) -> bool:
-    """Return whether this process hardly uses the processor for a while."""
-    began, cpu = time.monotonic(), time.process_time()
-    threading.Event().wait(for_s)
-    return time.process_time() - cpu < 0.2 * (time.monotonic() - began)
+    """Return whether this process hardly uses the processor for a while: whoever spins does so in each while that is looked at."""
+    for _ in range(3):
+        began, cpu = time.monotonic(), time.process_time()
+        threading.Event().wait(for_s)
+        if time.process_time() - cpu < 0.2 * (time.monotonic() - began):
+            return True
+    return False
 
 
 @pytest.mark.slow
@@ -979,7 +982,7 @@ def test_closing_ends_even_if_the_disk_refuses_everything(path: Path, peer: Peer
         store.attempts.wait(1)
         began = time.monotonic()
         client.close(timeout=0.5)
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 20.0
         for handle in handles:
             with pytest.raises(ClientClosedError) as raised:
                 handle.wait_for_ack(PATIENCE_S)
@@ -1142,7 +1145,7 @@ def test_rows_on_disk_can_be_cancelled(path: Path, peer: Peer) -> None:
                 link.puback(link.expect("PUBLISH", payload=b"%d" % number).packet_id)
         link.expect("PUBLISH", payload=b"behind")
         call = Call(client.disconnect)
-        link.expect("DISCONNECT", timeout=3.0)  # nothing is taken for undone
+        link.expect("DISCONNECT", timeout=8.0)  # nothing is taken for undone: that would be waited for, for 10 s
         link.close()
         call.result()
         client.shutdown()
@@ -1229,7 +1232,8 @@ def test_messages_age_while_no_process_runs(path: Path, peer: Peer) -> None:
     with Client(store=SQLiteStore(path, wall_clock=clock), settings=FAST) as client:
         client.on_undelivered = lambda message, error: undelivered.add((message.payload, type(error)))
         link = connect(client, peer)
-        assert link.expect("PUBLISH", payload=b"500").properties["MessageExpiryInterval"] in (399, 400)
+        # Real time goes on, too: some seconds, if the machine is busy.
+        assert 370 <= link.expect("PUBLISH", payload=b"500").properties["MessageExpiryInterval"] <= 400
         link.expect("PUBLISH", payload=b"None", MessageExpiryInterval=None)
         assert undelivered.wait(1) == [(b"50", MessageExpiredError)]
         client.shutdown()
