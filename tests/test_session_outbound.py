@@ -414,12 +414,13 @@ def test_without_a_free_identifier_publications_wait() -> None:
 def test_allocation_stays_cheap_with_many_exchanges_open() -> None:
     world = World(queue_messages_max=70_000)
     world.connect()
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(65_536):
         world.publish()
     assert len(world.outbound.in_flight) == 65_535
     assert world.outbound.allocate() == 0
-    assert time.perf_counter() - start < 5
+    # A second or two of the processor's. To look at all that are open each time would take more than a minute.
+    assert time.process_time() - start < 30
 
 
 # -- resumption -------------------------------------------------------------------------------------------------------------------------------

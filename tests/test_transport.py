@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     ConnectPeer = Callable[[], "tuple[TLSTransport, Peer]"]
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 #: For SO_LINGER: on, for no time at all.
 NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
@@ -86,7 +86,7 @@ class Sockets:
             filler = self.keep(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(address)
-            if not select.select([], [filler], [], 0.02)[1]:
+            if not select.select([], [filler], [], 0.1)[1]:
                 return tuple(address)
         pytest.skip("this system lets more connections wait than it was asked to")
 
@@ -250,10 +250,11 @@ def test_a_name_without_addresses_says_so() -> None:
 
 def test_the_next_address_is_tried_when_one_refuses(sockets: Sockets) -> None:
     listener = sockets.listener()
-    resolver = Resolver(sockets.refusing(), sockets.refusing(), listener.getsockname())
+    # To wait 250 ms after each would take ten seconds, which leaves some for a machine that is busy.
+    resolver = Resolver(*(sockets.refusing() for _ in range(40)), listener.getsockname())
     began = time.monotonic()
     transport = sockets.keep(open_transport(parse_address("x.example"), resolve=resolver))
-    assert time.monotonic() - began < 0.25
+    assert time.monotonic() - began < 8
     assert transport.send(b"x") == 1
     assert sockets.accept(listener).recv(1) == b"x"
 
@@ -277,7 +278,7 @@ def test_the_next_address_is_tried_after_250_ms_of_silence(sockets: Sockets) -> 
     resolver = Resolver(sockets.swallowing(), listener.getsockname())
     began = time.monotonic()
     transport = sockets.keep(open_transport(parse_address("x.example"), resolve=resolver))
-    assert 0.25 <= time.monotonic() - began < 2
+    assert 0.25 <= time.monotonic() - began < 20
     assert transport.description == f"127.0.0.1:{listener.getsockname()[1]}"
 
 
@@ -286,7 +287,7 @@ def test_a_slow_address_may_still_win_the_race(sockets: Sockets) -> None:
     """The second attempt fails at once, and the first one is still waited for."""
     swallowing = sockets.swallowing()
     with pytest.raises(ConnectError) as caught:
-        open_transport(parse_address("x.example"), resolve=Resolver(swallowing, sockets.refusing()), timeout_s=0.4)
+        open_transport(parse_address("x.example"), resolve=Resolver(swallowing, sockets.refusing()), timeout_s=2.0)
     refused, timed_out = str(caught.value).removeprefix("cannot connect to mqtt://x.example:1883: ").split("; ")
     assert refused.endswith(os.strerror(errno.ECONNREFUSED))
     assert timed_out == f"127.0.0.1:{swallowing[1]}: no answer in time"
@@ -297,7 +298,7 @@ def test_the_timeout_bounds_all_attempts_together(sockets: Sockets) -> None:
     began = time.monotonic()
     with pytest.raises(ConnectError) as caught:
         open_transport(parse_address("x.example"), timeout_s=0.05, resolve=Resolver(swallowing, ("127.0.0.1", 1)))
-    assert 0.05 <= time.monotonic() - began < 2
+    assert 0.05 <= time.monotonic() - began < 20
     assert f"127.0.0.1:{swallowing[1]}: no answer in time; 127.0.0.1:1: time was up before it was tried" in str(caught.value)
     assert isinstance(caught.value.__cause__, TimeoutError)
 
@@ -634,7 +635,7 @@ def test_a_peer_that_does_not_speak_tls(sockets: Sockets, background: ThreadPool
 def test_a_silent_peer_times_the_handshake_out(sockets: Sockets, certificates: Certificates) -> None:
     listener = sockets.listener()
     with pytest.raises(ConnectError, match="the TLS handshake failed: timed out") as caught:
-        open_transport(address_of(listener, "mqtts", "127.0.0.1"), timeout_s=0.05, tls_context=certificates.client_context())
+        open_transport(address_of(listener, "mqtts", "127.0.0.1"), timeout_s=0.2, tls_context=certificates.client_context())
     assert isinstance(caught.value.__cause__, TimeoutError)
 
 
@@ -836,9 +837,9 @@ def test_what_came_before_a_forged_record_is_kept(connect_peer: ConnectPeer) -> 
 
 def test_what_had_no_room_is_offered_again(connect_peer: ConnectPeer) -> None:
     transport, peer = connect_peer()
-    data = bytes(range(256)) * (1 << 14)
+    data = memoryview(bytes(range(256)) * (1 << 15))  # 8 MiB: more than sockets hold
     sent = 0
-    while taken := transport.send(memoryview(data)[sent:]):
+    while taken := transport.send(data[sent:]):
         sent += taken
     assert 0 < sent < len(data)
     assert transport.wants_write()
