@@ -69,9 +69,9 @@ def _take_up(path: str, rows: int, port: int) -> dict[str, float]:
     import ohmqtt  # noqa: F401  # not to be measured
 
     memory_kib = _peak_kib()
-    began = time.monotonic()
+    began, cpu_began_s = time.monotonic(), time.process_time()
     client = _client(path)
-    opened = time.monotonic()
+    opened, cpu_opened_s = time.monotonic(), time.process_time()
     before = resource.getrusage(resource.RUSAGE_SELF)
     with client:
         connected = time.monotonic()
@@ -82,6 +82,7 @@ def _take_up(path: str, rows: int, port: int) -> dict[str, float]:
         left = sum(1 for _ in client.pending())
     return {
         "open_s": opened - began,
+        "open_cpu_s": cpu_opened_s - cpu_began_s,
         "connected_at": connected,
         "drain_s": done - connected,
         "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
