@@ -234,6 +234,21 @@ def test_a_failed_re_authentication_ends_the_connection(packets: list[MQTTPacket
     assert peer.end.closing
 
 
+@pytest.mark.spec("MQTT-3.15.2-1")
+@pytest.mark.parametrize("code", [0x00, 0x01, 0x87])
+def test_an_auth_of_a_client_says_continue_or_again_and_nothing_else(code: int) -> None:
+    client = ScramSHA256("me", "secret")
+    peer = scram_connect(BrokerCore(WITH_SCRAM), client)
+    challenge = peer.one(auth(0x19, client.start()))
+    # All but the code is as it should be.
+    answer = bytearray(auth(0x18, client.respond(challenge.properties["AuthenticationData"])).encode())
+    assert answer[2] == 0x18
+    answer[2] = code
+    end = peer.one(bytes(answer))
+    assert (end.kind, end.reason_code) == ("DISCONNECT", 0x82)
+    assert peer.end.closing
+
+
 @pytest.mark.spec("MQTT-4.12.0-1", "MQTT-4.12.0-4", "MQTT-3.1.2-30")
 def test_authentication_may_fail_before_connack() -> None:
     core = BrokerCore(WITH_SCRAM)
