@@ -63,9 +63,9 @@ Tell = Callable[..., tuple[int, str]]
 def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
     """A function that tells the story in a moment, and returns the exit code and what was printed."""
 
-    def tell(begin: Begin = ThreadPublisher, *, patience_s: float = PATIENCE_S) -> tuple[int, str]:
+    def tell(begin: Begin = ThreadPublisher, *, patience_s: float = PATIENCE_S, silence_s: float = 0.02) -> tuple[int, str]:
         arguments = argparse.Namespace(address=None, seconds=0.05, db_fast=True, plain=True)
-        code = run(arguments, begin, patience_s=patience_s, silence_s=0.02)
+        code = run(arguments, begin, patience_s=patience_s, silence_s=silence_s)
         return code, capsys.readouterr().out
 
     return tell
@@ -98,7 +98,7 @@ class Boaster(ThreadPublisher):
 
 @pytest.mark.slow
 def test_a_lost_message_shows_and_is_no_success(tell: Tell) -> None:
-    code, printed = tell(Boaster, patience_s=2.0)
+    code, printed = tell(Boaster, patience_s=5.0)
     assert code == 1
     # All three publishers boast.
     assert (figure(printed, "lost"), figure(printed, "duplicated")) == (3, 0)
@@ -150,7 +150,7 @@ def test_the_last_message_is_waited_for(tell: Tell) -> None:
 
 @pytest.mark.slow
 def test_a_doubled_message_shows_and_is_no_success(tell: Tell) -> None:
-    code, printed = tell(Stutterer)
+    code, printed = tell(Stutterer, silence_s=1.0)
     assert code == 1
     assert figure(printed, "lost") == 0
     assert figure(printed, "duplicated") == 1
