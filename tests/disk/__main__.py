@@ -30,7 +30,8 @@ def main() -> int:
         try:
             soak(seed, options.lives, options.random, tally)
         except Found as error:
-            sys.stdout.write(f"{error}\n{tally}\nagain with: python -m tests.disk --images 1 --seed {seed} --lives {options.lives}\n")
+            again = f"--images 1 --seed {seed} --lives {options.lives} --random {options.random}"
+            sys.stdout.write(f"{error}\n{tally}\nagain with: python -m tests.disk {again}\n")
             return 1
         seed += 1
         sys.stdout.write(f"seeds {options.seed} to {seed - 1}: {tally}\n")
