@@ -107,7 +107,7 @@ def test_a_users_test_runs_with_the_built_wheel_in_a_fresh_environment(tmp_path:
     run(sys.executable, "-m", "venv", tmp_path / "venv", folder=tmp_path)
     python = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     try:
-        run(python, "-m", "pip", "install", "--disable-pip-version-check", "--retries", "10", wheel, "pytest", folder=tmp_path)
+        run(python, "-m", "pip", "install", "--disable-pip-version-check", wheel, "pytest", folder=tmp_path)
     except AssertionError as error:
         pytest.fail(f"This test installs pytest into a fresh environment, for which the package registry must be reachable.\n{error}")
     (tmp_path / "test_mine.py").write_text(USERS_TEST)
