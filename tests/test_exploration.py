@@ -175,6 +175,9 @@ def test_the_command_explores_what_is_left_and_compares(tmp_path: Path) -> None:
     assert "2 worlds, 2 more are done" in run(*results)
     assert "4 worlds are left" in run("--no-controls", "--minutes", "0.00001")
     assert "2 worlds, 0 in which something is wrong" in run("--check", "--only", "out -")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run("--only", "nothing")
+    assert "no world of 'quick' has 'nothing' in its description" in caught.value.stderr
 
 
 def test_a_world_without_faults_has_one_end() -> None:

@@ -92,6 +92,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="look whether what makes the worlds small is right, in each state of them")
     arguments = parser.parse_args()
     cases = [case for case in SETS[arguments.set] if arguments.only in str(case)]
+    if not cases:
+        parser.error(f"no world of {arguments.set!r} has {arguments.only!r} in its description")
     if arguments.check:
         with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
             wrong = 0
