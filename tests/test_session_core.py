@@ -18,6 +18,7 @@ from ohmqtt.errors import (
     MQTTError,
     NotSupportedError,
     PacketTooLargeError,
+    PoisonMessageError,
     ProtocolError,
     ServerLimitError,
     SessionLostError,
@@ -30,9 +31,9 @@ from ohmqtt.packet import MQTTConnectPacket, MQTTDisconnectPacket, MQTTWill
 from ohmqtt.property import MQTTConnectProps, MQTTDisconnectProps, MQTTPublishProps
 from ohmqtt.records import Connected, Disconnected, Message, Options, Outgoing, Report
 from ohmqtt.session import DIALLING, IDLE, LINKED, STOPPED, WAITING, Session, SessionSettings
-from ohmqtt.session.core import RETRY_S
+from ohmqtt.session.core import OUTBOX_WRITES_MAX, RETRY_S
 from ohmqtt.topic_alias import AliasPolicy
-from tests.core_pair import Pair, ack, connack, publish
+from tests.core_pair import Pair, ack, auth, connack, publish
 
 BAD = b"\xf1\x00"
 """An AUTH with a reserved bit."""
@@ -131,12 +132,18 @@ def test_a_connection_that_nobody_wants_any_more_is_not_used() -> None:
     pair.session.dial_failed(ConnectError("late"), 0.0, 0.5)
     assert pair.session.phase == IDLE
     assert pair.events() == []
+    pair.start()
+    assert not pair.session.opened(0.0)  # this is still the attempt before
+    assert pair.session.phase == WAITING
 
 
 def test_authentication_data_of_the_authenticator_goes_into_connect() -> None:
     pair = Pair()
     pair.start(AuthenticationMethod="M")
     assert pair.open(b"first").properties["AuthenticationData"] == b"first"
+    pair = Pair()
+    pair.start(AuthenticationMethod="M", AuthenticationData=b"named")
+    assert pair.open().properties["AuthenticationData"] == b"named"
 
 
 # ---- CONNACK ------------------------------------------------------------------------------------------------------------------------------------
@@ -298,6 +305,36 @@ def test_a_server_that_stays_silent_is_given_up_in_time() -> None:
     assert pair.kinds() == ["CONNECT", "EOF"]
     assert "no CONNACK within 3 s" in str(pair.ending().error)
     assert pair.session.phase == WAITING
+
+
+def test_an_attempt_whose_connect_waits_for_the_disk_is_given_up_in_time() -> None:
+    pair = Pair(durable=True, connack_timeout_s=3.0)
+    pair.start()
+    assert pair.session.dial(0.0)
+    assert pair.session.opened(0.0)
+    turn = pair.session.take(0.0)
+    assert turn is not None
+    assert pair.session.deadline() == 3.0
+    pair.session.tick(3.0)
+    assert pair.session.must_close()
+
+
+def test_the_server_has_its_time_from_the_connect_on_and_no_more_however_often_it_asks() -> None:
+    pair = Pair(durable=True, connack_timeout_s=3.0)
+    pair.start(AuthenticationMethod="M")
+    assert pair.session.dial(0.0)
+    assert pair.session.opened(0.0)
+    turn = pair.session.take(0.0)
+    assert turn is not None
+    pair.session.release(turn, 1.0)  # the disk took its time
+    assert pair.session.deadline() == 4.0
+    pair.now = 3.0
+    pair.feed(auth(0x18, b"1"))
+    (step,) = pair.session.auth_steps
+    pair.session.authenticated(step, b"2", None, pair.now)
+    pair.pump()
+    assert pair.kinds() == ["CONNECT", "AUTH"]
+    assert pair.session.deadline() == 4.0
 
 
 @pytest.mark.spec("MQTT-3.14.0-1", "MQTT-4.11")
@@ -508,6 +545,28 @@ def test_a_session_that_we_ended_does_not_come_back_if_connect_overtakes_the_dis
     assert not pair.open().clean_start
 
 
+def test_only_the_first_connection_behind_a_session_that_we_ended_is_a_clean_start() -> None:
+    pair = Pair().connect()
+    pair.disconnect()
+    pair.start()
+    assert pair.open().clean_start
+    pair.accept()
+    pair.feed(disconnect_packet(0x98))
+    assert pair.session.phase == STOPPED
+    pair.start()
+    assert not pair.open().clean_start
+
+
+def test_a_session_without_a_name_cannot_come_back_and_needs_no_clean_start() -> None:
+    pair = Pair()
+    pair.start("")
+    pair.open()
+    pair.accept()
+    pair.disconnect()
+    pair.start("")
+    assert not pair.open().clean_start
+
+
 def test_clean_start_holds_until_the_first_successful_connack() -> None:
     pair = Pair()
     pair.start(clean_start=True)
@@ -701,6 +760,9 @@ def test_a_database_without_session_expiry_is_warned_of() -> None:
     pair = Pair(durable=True)
     pair.start(SessionExpiryInterval=0)
     assert any("can't keep its promise" in report.text for report in pair.reports())
+    pair = Pair()
+    pair.start(SessionExpiryInterval=0)
+    assert pair.reports() == []
 
 
 @pytest.mark.spec("MQTT-4.1.0-1", "MQTT-4.4.0-1")
@@ -835,6 +897,18 @@ def test_nothing_follows_our_disconnect_and_the_connection_is_closed() -> None:
     assert pair.ending() == Disconnected(None, None, True, None)
 
 
+def test_a_servers_goodbye_behind_ours_is_not_heard() -> None:
+    pair = Pair().connect()
+    pair.peer_takes_nothing = True
+    pair.disconnect()
+    pair.feed(disconnect_packet(0x8B))
+    pair.peer_takes_nothing = False
+    pair.pump()
+    assert pair.kinds() == ["DISCONNECT", "EOF"]
+    assert pair.session.disconnect_packet is None
+    assert pair.ending() == Disconnected(None, None, True, None)
+
+
 def test_a_goodbye_that_does_not_leave_is_bounded() -> None:
     pair = Pair(close_timeout_s=2.0).connect()
     pair.peer_takes_nothing = True
@@ -848,10 +922,21 @@ def test_a_goodbye_that_does_not_leave_is_bounded() -> None:
     assert pair.session.phase == IDLE
 
 
+def test_goodbye_is_said_once() -> None:
+    pair = Pair().connect()
+    pair.peer_takes_nothing = True
+    pair.disconnect()
+    pair.disconnect()
+    pair.peer_takes_nothing = False
+    pair.pump()
+    assert pair.kinds() == ["DISCONNECT", "EOF"]
+
+
 def test_a_goodbye_waits_for_a_turn_that_is_being_committed() -> None:
     pair = Pair(durable=True).connect()
     pair.publish()
     pair.session.disconnect(pair.now)
+    assert not pair.session.must_close()
     turn = pair.session.take(pair.now)
     assert turn is not None
     assert not pair.session.must_close()
@@ -859,6 +944,25 @@ def test_a_goodbye_waits_for_a_turn_that_is_being_committed() -> None:
     assert not pair.session.must_close()
     pair.pump()
     assert pair.kinds()[-2:] == ["DISCONNECT", "EOF"]
+
+
+def test_a_goodbye_waits_for_every_turn() -> None:
+    pair = Pair(durable=True).connect()
+    link = pair.session.link
+    assert link is not None
+    pair.publish()
+    pair.session.publish(Outgoing(b"\0\x01t", b"", 1, 0x32))
+    first = pair.session.take(pair.now)
+    pair.session.disconnect(pair.now)
+    second = pair.session.take(pair.now)
+    assert first is not None
+    assert second is not None
+    pair.session.release(first, pair.now)
+    link.sent(len(link.next_chunk(pair.now)), pair.now)
+    assert not pair.session.must_close()
+    pair.session.release(second, pair.now)
+    link.sent(len(link.next_chunk(pair.now)), pair.now)
+    assert pair.session.must_close()
 
 
 def test_without_a_database_and_a_named_expiry_nothing_stays_behind() -> None:
@@ -886,6 +990,32 @@ def test_a_named_expiry_is_left_as_it_is(durable: bool, expiry_s: int) -> None:
     pair.open()
     pair.accept(session_present=True)
     assert pair.session.connected_link() is not None
+
+
+def test_an_expiry_that_the_goodbye_names_is_left_as_it_is() -> None:
+    pair = Pair().connect()
+    pair.disconnect(0, MQTTDisconnectProps(SessionExpiryInterval=100))
+    assert pair.sent()[-1].properties == {"SessionExpiryInterval": 100}
+    assert pair.session.identity.ours
+
+
+def test_a_session_that_ends_with_its_connection_needs_no_word_about_it() -> None:
+    pair = Pair()
+    pair.start()
+    pair.open()
+    pair.accept(SessionExpiryInterval=0)
+    pair.disconnect()
+    assert pair.sent()[-1].properties == {}
+    assert not pair.session.identity.ours
+
+
+def test_a_goodbye_without_a_session_ends_none() -> None:
+    pair = Pair()
+    pair.disconnect(0, MQTTDisconnectProps(SessionExpiryInterval=100))  # there is no connection whose interval could be 0
+    pair.start()
+    pair.disconnect()
+    pair.start()
+    assert not pair.open().clean_start
 
 
 def test_with_a_database_the_session_stays() -> None:
@@ -1023,9 +1153,22 @@ def test_abandoned_at_once_the_network_connection_is_closed_and_every_handle_set
     assert "DISCONNECT" not in pair.kinds()
     assert all(isinstance(message.outcome, ClientClosedError) for message in messages)
     assert isinstance(request.outcome, ClientClosedError)
+    assert pair.ending() == Disconnected(None, None, True, None)
     assert pair.session.phase == IDLE
     assert pair.session.link is None
     pair.session.abandon(pair.now)
+    pair.start()
+    pair.session.abandon(pair.now)
+    assert pair.session.phase == IDLE
+
+
+@pytest.mark.parametrize(("expiry_s", "kept"), [(0, 0), (1, 1)])
+def test_abandoned_a_session_that_the_server_keeps_is_kept(expiry_s: int, kept: int) -> None:
+    pair = Pair().connect(SessionExpiryInterval=expiry_s)
+    message = pair.publish()
+    pair.session.abandon(pair.now)
+    assert isinstance(message.outcome, ClientClosedError)
+    assert len(pair.session.outbound.in_flight) == kept
 
 
 def test_abandoned_with_a_database_the_rows_stay() -> None:
@@ -1037,6 +1180,27 @@ def test_abandoned_with_a_database_the_rows_stay() -> None:
     assert isinstance(message.outcome, ClientClosedError)
     assert message.outcome.stored
     assert pair.journal() == []
+
+
+def test_abandoned_what_could_be_committed_later_is_committed_now() -> None:
+    pair = Pair(durable=True).connect()
+    message = pair.publish()
+    pair.feed(ack(0x40, message.packet_id))
+    assert (DELETE, message.sequence) not in pair.journal()
+    pair.session.abandon(pair.now)
+    pair.pump()
+    assert (DELETE, message.sequence) in pair.journal()
+
+
+def test_abandoned_a_disk_that_refused_is_asked_again_at_once() -> None:
+    pair = Pair(durable=True).connect()
+    pair.session.publish(Outgoing(b"\0\x01t", b"", 1, 0x32))
+    turn = pair.session.take(pair.now)
+    assert turn is not None
+    pair.session.commit_failed(turn, StoreError("full"), pair.now)
+    assert pair.session.retry_at == RETRY_S
+    pair.session.abandon(pair.now)
+    assert pair.session.retry_at is None
 
 
 # ---- DISCONNECT from the server ------------------------------------------------------------------------------------------------------------------------
@@ -1079,6 +1243,24 @@ def test_what_follows_the_servers_goodbye_is_ignored() -> None:
     pair = Pair().connect()
     pair.feed(b"\xe0\x00" + publish("a"))
     assert pair.messages() == []
+
+
+def test_a_server_that_says_again_and_again_that_it_chokes_is_spared_the_publication() -> None:
+    pair = Pair().connect()
+    message = pair.publish()
+    for _ in range(10):
+        pair.feed(disconnect_packet(0x99))
+        pair.reconnect()
+    assert isinstance(message.outcome, PoisonMessageError)
+
+
+def test_an_error_that_we_find_is_no_sign_of_poison() -> None:
+    pair = Pair().connect()
+    message = pair.publish()
+    for _ in range(10):
+        pair.feed(BAD)
+        assert [packet.kind for packet in pair.reconnect()] == ["PUBLISH"]
+    assert message.outcome is None
 
 
 # ---- protocol errors -----------------------------------------------------------------------------------------------------------------------------------
@@ -1135,6 +1317,39 @@ def test_writes_of_a_turn_of_a_dead_link_do_not_leave_on_the_next() -> None:
     assert [packet.kind for packet in pair.accept(session_present=True)] == ["PUBLISH"]
 
 
+def test_writes_that_nobody_has_taken_when_the_link_ends_do_not_leave_on_the_next() -> None:
+    pair = Pair().connect()
+    pair.feed(publish("a", b"", 1, 1))
+    pair.session.answer(pair.messages()[0])
+    pair.session.publish(zero := Outgoing(b"\0\x01t", b"", 0, 0x30))
+    pair.session.link_lost(None, pair.now, 0.0)
+    assert isinstance(zero.outcome, LinkLostError)
+    pair.log.clear()
+    assert pair.session.dial(pair.now)
+    assert pair.session.opened(pair.now)
+    pair.pump()
+    assert pair.kinds() == ["CONNECT"]
+
+
+def test_a_reason_that_does_not_leave_is_waited_for_no_longer_than_a_goodbye() -> None:
+    pair = Pair(close_timeout_s=2.0).connect()
+    pair.peer_takes_nothing = True
+    pair.feed(BAD)
+    assert pair.session.deadline() == 2.0
+    pair.at(1.9)
+    assert pair.session.link is not None
+    pair.at(2.0)
+    assert pair.kinds() == ["EOF"]
+
+
+def test_a_failed_link_needs_no_authentication() -> None:
+    pair = Pair()
+    pair.start(AuthenticationMethod="M")
+    pair.open()
+    pair.session.receive(auth(0x18, b"1") + BAD, pair.now)
+    assert pair.session.auth_steps == []
+
+
 def test_a_link_fails_only_once() -> None:
     pair = Pair().connect()
     pair.session.fail_link(MQTTError("internal"), pair.now, 0x83)
@@ -1184,6 +1399,29 @@ def test_backoff_doubles_up_to_its_bound_with_full_jitter() -> None:
     pair.session.dial_failed(ConnectError("no"), pair.now, 0.0)
     pair.pump()
     assert pair.ending().retry_in_s == 0.0
+
+
+def test_an_attempt_that_lasts_long_is_no_stable_connection() -> None:
+    pair = Pair(stable_s=10.0)
+    pair.start()
+    waits = []
+    for _ in range(4):
+        pair.open()
+        pair.now += 20.0
+        pair.lose()
+        waits.append(pair.ending().retry_in_s)
+    assert waits == [0.5, 1.0, 2.0, 4.0]
+
+
+def test_connect_tries_at_once_whatever_the_backoff_was() -> None:
+    pair = Pair(reconnect_initial_s=30.0)
+    pair.start()
+    assert pair.session.dial(0.0)
+    pair.session.dial_failed(ConnectError("no"), 0.0, 0.5)
+    assert pair.session.deadline() == 15.0
+    pair.disconnect()
+    pair.start()
+    assert pair.session.dial(0.0)
 
 
 def test_backoff_never_overflows() -> None:
@@ -1288,6 +1526,17 @@ def test_any_byte_is_a_sign_of_life() -> None:
     assert set(pair.kinds()) == {"PINGREQ"}
 
 
+def test_a_pingreq_that_waits_for_the_socket_stays_the_only_one_whatever_comes_in() -> None:
+    pair = Pair().connect()
+    pair.peer_takes_nothing = True
+    pair.at(54.0)
+    pair.feed(b"\xd0\x00")
+    pair.at(110.0)
+    pair.peer_takes_nothing = False
+    pair.pump()
+    assert pair.kinds() == ["PINGREQ"]
+
+
 def test_unread_data_is_a_sign_of_life() -> None:
     pair = Pair().connect()
     for _ in range(20):
@@ -1336,12 +1585,15 @@ def test_the_next_deadline_is_the_earliest_of_all() -> None:
     pair = Pair(connack_timeout_s=30.0)
     assert pair.session.deadline() is None
     pair.publish(options=Options(AliasPolicy.NEVER, 4.0), properties=MQTTPublishProps(MessageExpiryInterval=4))
+    pair.publish(options=Options(AliasPolicy.NEVER, 9.0), properties=MQTTPublishProps(MessageExpiryInterval=9))
     assert pair.session.deadline() == 4.0
     pair.start()
     assert pair.session.deadline() == 0.0
     pair.open()
     assert pair.session.deadline() == 4.0
     pair.at(4.0)
+    assert pair.session.deadline() == 9.0
+    pair.at(9.0)
     assert pair.session.deadline() == 30.0
 
 
@@ -1364,9 +1616,31 @@ def test_reading_stops_only_while_callbacks_are_behind_and_nothing_is_awaited() 
     assert pair.session.reading()
     pair.feed(b"\x90\x04\x00\x02\x00\x00")
     assert not pair.session.reading()
-    pair.session.delivered(2, 10)
+    message = pair.publish(qos=2)
+    pair.feed(ack(0x50, message.packet_id))
     assert pair.session.reading()
+    pair.feed(ack(0x70, message.packet_id))
+    assert not pair.session.reading()
+    pair.lose()
+    pair.open()
+    assert pair.session.reading()  # for the CONNACK
+    pair.accept(session_present=True)
+    assert not pair.session.reading()
+    pair.session.delivered(3, 10)
+    assert pair.session.reading()
+    pair.peer_takes_nothing = True
     pair.disconnect()
+    assert pair.session.link is not None
+    assert not pair.session.reading()
+
+
+def test_a_server_that_takes_no_answer_is_not_read() -> None:
+    pair = Pair().connect()
+    link = pair.session.link
+    assert link is not None
+    link.outbox.extend([b"\x40\x02\0\x01"] * OUTBOX_WRITES_MAX)
+    assert pair.session.reading()
+    link.outbox.append(b"\x40\x02\0\x01")
     assert not pair.session.reading()
 
 
@@ -1394,6 +1668,15 @@ def test_idle_means_that_a_goodbye_loses_nothing() -> None:
     assert idle(inbound=False)
     pair.answer(pair.messages()[0])
     assert idle()
+    message = pair.publish(qos=2)
+    pair.feed(ack(0x50, message.packet_id))
+    assert not idle()
+    pair.feed(ack(0x70, message.packet_id))
+    assert idle()
+    pair.feed(publish("a", b"", 2, 2))
+    assert not idle()
+    pair.answer(pair.messages()[1])
+    assert idle()
 
 
 def test_with_a_database_sent_is_enough_to_be_idle() -> None:
@@ -1407,6 +1690,29 @@ def test_with_a_database_sent_is_enough_to_be_idle() -> None:
     assert not pair.session.idle()
     pair.feed(ack(0x40, first.packet_id))
     assert pair.session.idle()
+
+
+def test_what_is_on_its_way_to_the_disk_or_the_socket_is_not_sent() -> None:
+    pair = Pair(durable=True).connect()
+    link = pair.session.link
+    assert link is not None
+    pair.session.publish(Outgoing(b"\0\x01t", b"", 1, 0x32))
+    turn = pair.session.take(pair.now)
+    assert turn is not None
+    assert not pair.session.idle()
+    pair.session.release(turn, pair.now)
+    assert not pair.session.idle()
+    link.sent(len(link.next_chunk(pair.now)), pair.now)
+    assert pair.session.idle()
+
+
+def test_what_waits_for_a_connection_or_on_disk_only_is_not_sent() -> None:
+    pair = Pair()
+    pair.subscribe("a")
+    assert not pair.session.idle()
+    pair = Pair(durable=True)
+    pair.session.outbound.stored_rows = 1
+    assert not pair.session.idle()
 
 
 def test_what_a_broken_link_did_not_live_to_send_again_is_sent_already_as_far_as_a_goodbye_goes() -> None:
@@ -1467,6 +1773,17 @@ def test_journal_then_wire_then_user() -> None:
     pair.session.answer(next(message for message in pair.session.inbound.received.values() if message is not None))
     pair.pump()
     assert pair.order() == [f"journal {RECEIVE}", "PUBREC", "Message"]
+
+
+def test_what_may_be_committed_later_is_committed_in_time() -> None:
+    pair = Pair(durable=True).connect()
+    message = pair.publish()
+    pair.feed(ack(0x40, message.packet_id))
+    assert (DELETE, message.sequence) not in pair.journal()
+    deadline = pair.session.deadline()
+    assert deadline is not None
+    pair.at(deadline)
+    assert (DELETE, message.sequence) in pair.journal()
 
 
 @pytest.mark.parametrize("packet_id", [1, 5], ids=["the number of the refused one", "another"])
@@ -1540,6 +1857,8 @@ def test_rows_that_cannot_be_loaded_are_reported_once() -> None:
     assert session.deadline() == 0.5 + RETRY_S
     assert session.wanted_rows(0.4 + RETRY_S) is None
     assert session.wanted_rows(0.5 + RETRY_S) is not None
+    session.load_failed(StoreError("gone"), 0.6 + RETRY_S)
+    assert session.urgent == []  # this has been said
     session.loaded([], lambda row: Outgoing(b"", b"", 1, 0x32), 2.0)
     assert session.deadline() is None
     session.load_failed(StoreError("gone"), 3.0)

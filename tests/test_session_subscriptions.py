@@ -403,6 +403,32 @@ def test_a_refused_connect_begins_no_session() -> None:
     assert requests(pair) == []
 
 
+def test_a_connect_without_an_answer_is_not_forgotten_over_a_refusal_behind_it() -> None:
+    pair = Pair().connect()
+    subscribed(pair, "a")
+    pair.lose()
+    pair.open()
+    pair.lose()
+    pair.open()
+    pair.feed(connack(0x88))
+    pair.log.clear()
+    pair.reconnect(session_present=True)
+    assert [filters(packet) for packet in requests(pair)] == [["a"]]
+
+
+def test_a_connect_that_never_left_begins_no_session() -> None:
+    pair = Pair().connect()
+    subscribed(pair, "a")
+    pair.lose()
+    pair.now += 100.0
+    assert pair.session.dial(pair.now)
+    assert pair.session.opened(pair.now)
+    pair.lose()
+    pair.log.clear()
+    pair.reconnect(session_present=True)
+    assert requests(pair) == []
+
+
 def test_a_subscription_that_is_refused_after_a_lost_session_is_reported_and_gone() -> None:
     pair = Pair().connect()
     subscribed(pair, "a", "b")
