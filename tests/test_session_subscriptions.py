@@ -213,7 +213,7 @@ def test_a_request_may_be_as_large_as_the_server_says_and_no_larger() -> None:
     pair.accept(MaximumPacketSize=40)
     pair.subscribe("a" * 32)
     assert len(requests(pair)[0].raw) == 40
-    with pytest.raises(PacketTooLargeError, match="SUBSCRIBE takes 41"):
+    with pytest.raises(PacketTooLargeError, match=r"^SUBSCRIBE takes 41"):
         pair.subscribe("a" * 33)
     pair.unsubscribe("a" * 33)
     assert len(requests(pair)[1].raw) == 40
@@ -265,6 +265,14 @@ def test_a_request_that_the_server_closes_upon_is_not_sent_for_ever(code: int) -
     assert f"0x{code:02X}" in str(guilty.outcome)
     assert innocent.outcome is None
     assert [filters(packet) for packet in pair.reconnect(session_present=False)] == [["b"]]
+
+
+def test_a_server_that_closes_for_another_reason_has_not_choked_on_a_request() -> None:
+    pair = Pair().connect()
+    request = pair.subscribe("a")
+    pair.feed(MQTTDisconnectPacket(0x8B).encode())
+    assert request.outcome is None
+    assert [filters(packet) for packet in pair.reconnect(session_present=False)] == [["a"]]
 
 
 # ---- over links and sessions --------------------------------------------------------------------------------------------------------------------------------
@@ -343,6 +351,26 @@ def test_what_we_put_together_is_taken_apart_if_it_is_too_large() -> None:
     assert 1 < len(again) < 50
     assert all(len(packet.raw) <= 100 for packet in again)
     assert pair.reports() == []
+
+
+def test_what_is_too_large_by_itself_is_reported() -> None:
+    pair = Pair().connect()
+    subscribed(pair, "a" * 50)
+    subscribed(pair, "b")
+    pair.lose()
+    again = pair.reconnect(session_present=False, MaximumPacketSize=40)
+    assert [filters(packet) for packet in again] == [["b"]]
+    assert len(pair.reports()) == 1
+
+
+def test_what_a_caller_put_together_is_not_taken_apart() -> None:
+    pair = Pair()
+    request = pair.subscribe("a" * 30, "b" * 30)
+    pair.start()
+    pair.open()
+    assert pair.accept(MaximumPacketSize=40) == []
+    assert isinstance(request.outcome, PacketTooLargeError)
+    assert pair.reports() == []  # its handle says it
 
 
 def test_what_is_taken_apart_keeps_its_identifier() -> None:
@@ -461,6 +489,27 @@ def test_our_own_request_that_was_lost_with_its_link_is_made_anew() -> None:
     assert [filters(packet) for packet in pair.reconnect(session_present=False)] == [["a"]]
 
 
+def test_our_own_request_about_a_session_that_is_lost_is_not_sent_to_the_new_one() -> None:
+    pair = Pair().connect()
+    subscribed(pair, "a/#")
+    pair.subscribe("a/b")  # with it goes a request of our own, without retained messages
+    pair.lose()
+    again = pair.reconnect(session_present=False)
+    assert [(filters(packet), identifier(packet)) for packet in again] == [(["a/#"], OURS[0]), (["a/b"], OURS[1])]
+    assert again[0].raw.endswith(b"\0\x03a/#\x02")
+
+
+def test_a_lost_session_does_not_part_a_waiting_request_from_its_identifier() -> None:
+    pair = Pair().connect()
+    subscribed(pair, "y/#")
+    pair.subscribe("x/#")
+    pair.subscribe("+/1")
+    pair.lose()
+    again = pair.reconnect(session_present=False)
+    last = {name: identifier(packet) for packet in again for name in filters(packet)}
+    assert last == {"x/#": OURS[0], "y/#": OURS[0], "+/1": OURS[1]}
+
+
 @pytest.mark.spec("MQTT-3.10.4-3", "MQTT-3.8.4", "MQTT-3.10.4-2")
 def test_a_message_before_its_suback_and_after_its_unsuback_is_answered() -> None:
     pair = Pair().connect()
@@ -497,6 +546,15 @@ def test_a_refused_replacement_ends_the_subscription() -> None:
     pair.feed(suback(2, 0x80))
     assert isinstance(request.outcome, SubscribeError)
     assert len(pair.session.subscriptions.tree) == 0
+
+
+def test_a_refusal_counts_although_our_own_request_behind_it_was_granted_before() -> None:
+    pair = Pair().connect()
+    pair.subscribe("a/#")
+    pair.subscribe("a/b")
+    first, again, narrow = requests(pair)
+    pair.feed(suback(again), suback(narrow), suback(first, 0x80))
+    assert [topic_filter for topic_filter, _ in pair.session.subscriptions.tree] == ["a/b"]
 
 
 def test_the_answer_to_a_replaced_request_touches_only_its_own() -> None:
@@ -539,6 +597,17 @@ def test_no_subscription_existed_is_a_success() -> None:
     request = pair.unsubscribe("a")
     pair.feed(unsuback(1, 0x11))
     assert isinstance(request.outcome, MQTTUnsubAckPacket)
+    assert [entry for kind, entry in pair.log if kind == "resolved"] == [request]
+    assert pair.session.subscriptions.unsubscribing == []
+
+
+def test_an_unspecified_error_ends_no_subscription() -> None:
+    pair = Pair().connect()
+    subscribed(pair, "a")
+    request = pair.unsubscribe("a")
+    pair.feed(unsuback(2, 0x80))
+    assert isinstance(request.outcome, UnsubscribeError)
+    assert pair.session.subscriptions.tree.get("a") is not None
 
 
 def test_an_unsubscribe_does_not_end_what_is_subscribed_behind_it() -> None:
@@ -567,6 +636,15 @@ def test_a_cancelled_request_is_not_sent() -> None:
     pair.open()
     assert pair.accept() == []
     assert len(pair.session.subscriptions.tree) == 0
+
+
+def test_a_cancelled_request_gives_way_to_the_one_behind_it() -> None:
+    pair = Pair()
+    pair.session.subscriptions.cancel(pair.subscribe("a"))
+    pair.subscribe("b")
+    pair.start()
+    pair.open()
+    assert [filters(packet) for packet in pair.accept()] == [["b"]]
 
 
 def test_a_cancelled_request_that_was_sent_keeps_its_identifier_until_the_answer() -> None:
@@ -654,6 +732,17 @@ def test_without_an_overlap_no_message_pays_for_an_identifier() -> None:
     assert pair.session.subscriptions.identifiers == {}
 
 
+def test_declared_before_connect_an_identifier_that_the_caller_names_is_given_up_in_order() -> None:
+    pair = Pair()
+    pair.subscribe("a/#")
+    pair.subscribe("a/b")
+    pair.subscribe("a/+", properties=named(OURS[1]))
+    pair.start()
+    pair.open()
+    sent = [(filters(packet), identifier(packet)) for packet in pair.accept()]
+    assert sent == [(["a/#"], None), (["a/#"], OURS[0]), (["a/b"], OURS[1]), (["a/b"], OURS[2]), (["a/+"], OURS[1])]
+
+
 def test_older_ones_that_do_not_overlap_each_other_share_a_request_and_an_identifier() -> None:
     pair = Pair().connect()
     for i in range(FILTERS_PER_PACKET_MAX + 5):
@@ -701,6 +790,7 @@ def test_a_replaced_subscription_hands_its_identifier_on() -> None:
     assert due(pair, "a/b", OURS[1]) == ["a/b"]
     (several,) = subscribed(pair, "a/b", "z")
     assert identifier(several) == OURS[2]
+    assert pair.session.subscriptions.ours == {OURS[0], OURS[2]}
 
 
 def test_an_identifier_that_nobody_knows_does_not_lose_the_message() -> None:
@@ -786,6 +876,18 @@ def test_what_is_being_ended_gives_its_identifier_up_and_is_not_asked_for_again(
     pair.unsubscribe("a/b")
     (new,) = subscribed(pair, "x", properties=named(OURS[1]))
     assert filters(new) == ["x"]
+    # From now on it is the caller's.
+    (other,) = subscribed(pair, "y", properties=named(OURS[1]))
+    assert filters(other) == ["y"]
+
+
+def test_the_caller_may_name_the_identifier_that_an_older_subscription_was_given() -> None:
+    pair = Pair().connect()
+    subscribed(pair, "a/#")
+    subscribed(pair, "a/b")
+    moved, new = subscribed(pair, "x", properties=named(OURS[0]))
+    assert (filters(moved), identifier(moved)) == (["a/#"], OURS[2])
+    assert (filters(new), identifier(new)) == (["x"], OURS[0])
 
 
 @pytest.mark.spec("MQTT-4.8.2-3")
@@ -825,6 +927,7 @@ def test_filters_of_one_call_that_overlap_get_identifiers_of_their_own() -> None
     together, apart = subscribed(pair, "z", "a/#", "a/b")
     assert (filters(together), identifier(together)) == (["z", "a/#", "a/b"], OURS[0])
     assert (filters(apart), identifier(apart)) == (["a/b"], OURS[1])
+    assert apart.raw.endswith(b"\0\x03a/b\x22")  # Retain Handling 2: what is retained comes with the first one
     # One copy that names both; or two copies, of which the first filter's counts.
     assert due(pair, "a/b", OURS[0], OURS[1]) == ["a/#", "a/b"]
     assert due(pair, "a/b", OURS[0]) == ["a/#"]
@@ -862,6 +965,20 @@ def test_a_copy_is_not_left_to_a_subscription_that_is_not_granted_yet() -> None:
     assert due(pair, "a/b", OURS[0]) == ["a/#"]
     pair.session.subscriptions.tree.get("a/b").granted = 2  # type: ignore[union-attr]
     assert due(pair, "a/b", OURS[1]) == ["a/b"]
+    assert due(pair, "a/b", OURS[0]) == ["a/#"]
+
+
+def test_a_shared_subscription_leaves_its_copy_to_no_other() -> None:
+    pair = Pair().connect()
+    subscribed(pair, "a/b", "$share/g/a/#")
+    assert due(pair, "a/b", OURS[1]) == ["$share/g/a/#"]
+
+
+def test_a_copy_that_names_some_is_for_all_that_it_names() -> None:
+    pair = Pair().connect()
+    subscribed(pair, "a/#", "a/+", "a/b")
+    assert due(pair, "a/b", OURS[0], OURS[1]) == ["a/#", "a/+"]
+    assert due(pair, "a/b", OURS[2]) is None
 
 
 def test_filters_of_different_calls_never_take_each_others_copies() -> None:
