@@ -41,6 +41,7 @@ from tests.peer import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from ohmqtt.records import Message
 
@@ -630,6 +631,9 @@ BAD_CALLS: list[tuple[Callable[[Client], object], str]] = [
     (publish("t", b"", True), r"qos is True"),
     (publish("t", b"", 1.0), r"qos is 1\.0"),
     (publish("t", b"", "1"), r"qos is '1'"),
+    (publish("t", b"", 0, "no"), r"retain is 'no'"),
+    (publish("t", b"", 0, None), r"retain is None"),
+    (publish("t", b"", 0, 2), r"retain is 2"),
     (publish("t", b"", properties={"a": 1}), r"properties is .*MQTTPublishProps"),
     (publish("t", b"", properties=MQTTPublishProps(TopicAlias=3)), r"TopicAlias is 3"),
     (publish("t", b"", properties=MQTTPublishProps(SubscriptionIdentifier=3)), r"SubscriptionIdentifier"),
@@ -648,6 +652,7 @@ BAD_CALLS: list[tuple[Callable[[Client], object], str]] = [
     (subscribe([]), r"topic_filter is an empty"),
     (subscribe(None), r"topic_filter is None"),
     (subscribe(5), r"topic_filter is 5"),
+    (subscribe(b"a"), r"topic_filter is b'a'"),
     (subscribe(["a", 5]), r"filter.*5|filter.*int"),
     (subscribe("a", "not callable"), r"callback is 'not callable'"),
     (subscribe("a", None, 3), r"max_qos.*3"),
@@ -662,6 +667,7 @@ BAD_CALLS: list[tuple[Callable[[Client], object], str]] = [
     (unsubscribe(LONG), r"filter.*65,?535"),
     (unsubscribe([]), r"topic_filter is an empty"),
     (unsubscribe(None), r"topic_filter is None"),
+    (unsubscribe(b"a"), r"topic_filter is b'a'"),
     (unsubscribe([5]), r"filter.*5|filter.*int"),
     (unsubscribe("a", MQTTSubscribeProps.EMPTY), r"properties is .*MQTTUnsubscribeProps"),
     (disconnect(0x01), r"reason_code is 1"),
@@ -779,6 +785,27 @@ def test_database_and_store_exclude_each_other() -> None:
         Client("/somewhere", store=cast("Any", object()))
 
 
+def test_a_wait_without_a_connection_says_so() -> None:
+    with Client() as client:
+        with pytest.raises(WaitTimeoutError, match=r"0\.01 s; there is no connection$"):
+            client.publish("t", b"", 1).wait_for_ack(0.01)
+        client.shutdown()
+
+
+def test_settings_of_another_kind_leave_the_database_alone(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"settings is \{\}"):
+        Client(tmp_path / "db", settings=cast("Any", {}))
+    assert not (tmp_path / "db").exists()
+
+
+def test_one_and_zero_are_a_retain_flag() -> None:
+    with linked() as (client, link, _):
+        client.publish("t", b"", retain=cast("Any", 1))
+        link.expect("PUBLISH", retain=True)
+        client.publish("t", b"", retain=cast("Any", 0))
+        link.expect("PUBLISH", retain=False)
+
+
 def test_an_integer_of_another_kind_is_a_qos() -> None:
     class Level(int):
         pass
@@ -819,7 +846,7 @@ def test_a_wait_longer_than_a_lifetime_is_no_error() -> None:
 def test_a_wait_says_how_long_it_waited() -> None:
     with linked() as (client, link, _):
         handle = client.publish("t", b"", 1)
-        with pytest.raises(WaitTimeoutError, match=r"0\.01 s"):
+        with pytest.raises(WaitTimeoutError, match=r"0\.01 s$"):
             handle.wait_for_ack(0.01)
         with pytest.raises(TimeoutError):
             handle.wait_for_ack(-1)

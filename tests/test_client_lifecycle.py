@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,8 @@ def test_a_refused_attempt_is_made_again() -> None:
             assert event.retry_in_s is not None
         with pytest.raises(WaitTimeoutError, match="the last attempt: cannot connect to"):
             client.wait_for_connect(0.01)
+        with pytest.raises(WaitTimeoutError, match="there is no connection: cannot connect to"):
+            client.publish("t", b"", 1).wait_for_ack(0.01)
 
 
 def test_without_reconnection_a_refused_attempt_is_the_end() -> None:
@@ -675,6 +678,51 @@ def test_a_client_left_open_at_exit_flushes_and_says_goodbye() -> None:
         _, errors = process.communicate(timeout=PATIENCE_S)
         assert errors == ""
         assert process.returncode == 0
+
+
+def test_clients_left_open_at_exit_share_one_bound() -> None:
+    asked: list[tuple[bool, float]] = []
+
+    class Slow(Client):
+        def close(self, timeout: float | None = None) -> None:
+            assert timeout is not None
+            asked.append((self.is_connected(), timeout))
+            began = time.monotonic()
+            super().close(0.0)
+            while time.monotonic() == began:
+                pass
+
+    with Peer() as peer:
+        clients = [Slow() for _ in range(4)]
+        clients[2].start_loop()
+        attach(clients[2], peer)
+        lifetime._close_at_exit()
+    assert [connected for connected, _ in asked] == [True, False, False, False]
+    times = [timeout for _, timeout in asked]
+    assert times == sorted(times, reverse=True)
+    assert lifetime.EXIT_TIMEOUT_S >= times[0] > times[3]
+
+
+def test_an_exit_out_of_a_callback_says_goodbye_all_the_same() -> None:
+    script = """
+        import sys
+        from ohmqtt import Client
+        client = Client()
+        client.on_message = lambda *_: sys.exit(3)
+        client.connect(sys.argv[1], "left-open")
+        client.loop_forever()
+    """
+    with Peer() as peer:
+        process = run_script(script, peer.address)
+        link = peer.accept(PATIENCE_S)
+        link.handshake()
+        link.publish("x", b"", 1, 1)
+        link.expect("PUBACK", PATIENCE_S, packet_id=1, reason_code=0x83)
+        link.expect("DISCONNECT", PATIENCE_S, reason_code=0)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+        assert "the callback for a message to 'x' failed" in errors
+        assert "atexit" not in errors
+        assert process.returncode == 3
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ __all__ = [
     "check_connect_properties",
     "check_identity",
     "check_qos",
+    "check_retain",
     "check_timeout",
     "check_transport_options",
     "copy_payload",
@@ -42,7 +43,7 @@ def expect(name: str, value: object, kind: type[Any], words: str) -> None:
 
 def listed(name: str, values: Any, words: str) -> list[Any]:
     """Return `values` as a list, or raise `ArgumentError` if they are none."""
-    if not isinstance(values, Iterable):
+    if not isinstance(values, Iterable) or isinstance(values, (bytes, bytearray)):
         raise ArgumentError(f"{name} is {values!r:.100}, expected {words}")
     return list(values)
 
@@ -61,6 +62,13 @@ def check_qos(qos: Any) -> int:
     if isinstance(qos, bool) or not isinstance(qos, int):
         raise ArgumentError(f"qos is {qos!r:.100}, expected 0, 1 or 2")
     return int(qos)
+
+
+def check_retain(retain: object) -> int:
+    """Return the RETAIN flag; not by truth, which would retain a message for the "no" of somebody's settings."""
+    if not isinstance(retain, int) or retain not in (0, 1):
+        raise ArgumentError(f"retain is {retain!r:.100}, expected True or False")
+    return int(retain)
 
 
 def copy_payload(payload: object) -> bytes:

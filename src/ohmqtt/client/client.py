@@ -96,6 +96,8 @@ class Client:
         self.on_undelivered: Callable[[MQTTPublishPacket, MQTTError], object] | None = None
         self.on_auth: Callable[[Client, MQTTAuthPacket], object] | None = None
         self._driver: Driver | None = None
+        self._settings = SessionSettings() if settings is None else settings
+        expect("settings", self._settings, SessionSettings, "SessionSettings or None")
         if db_path is not None:
             if store is not None:
                 raise ArgumentError("db_path and store are both given: a client keeps its messages in one place")
@@ -103,7 +105,6 @@ class Client:
             from ..store import SQLiteStore
 
             store = SQLiteStore(db_path, fast=db_fast)
-        self._settings = settings if settings is not None else SessionSettings()
         driver = Driver(self._settings, store, weakref.ref(self), manual_ack, world if world is not None else World())
         # Not a method: the driver must not keep the client alive, which is collected while its threads run if its owner drops it.
         driver.make_message = partial(restored, driver)
@@ -302,7 +303,7 @@ class Client:
         :param alias_policy: ``ALWAYS`` is for QoS 0.
         :raises ArgumentError: a bad argument; `ServerLimitError`, `PacketTooLargeError`: the server said that it can't take this.
         :raises TopicAliasError: ``ALWAYS``, and the server offers too few aliases, or there is no connection.
-        :raises QueueFullError: the outbound queue is full, and the policy is to say so.
+        :raises QueueFullError: the outbound queue is full, and there is no connection. While there is one, this waits (`QueuePolicy`).
         :raises StoreError: the database can't keep the message; it was not accepted.
         :raises StateError: the client is closed.
         """

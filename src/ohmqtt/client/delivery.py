@@ -42,6 +42,7 @@ class Delivery:
         self.wake.acquire()
         self.thread: threading.Thread | None = None
         self.running_on: int | None = None
+        self.exiting = False
         # Taken by user code and not yet acknowledged: filled here without a lock, emptied by whoever has the lock.
         self.completed: deque[Message] = deque()
 
@@ -155,8 +156,8 @@ class Delivery:
         client = driver.client()
         if client is None:
             return
-        # On the delivery thread nobody is there to be interrupted: `sys.exit()` in a callback is a failed callback.
-        failure = Exception if driver.thread is None else BaseException
+        # On the delivery thread, and when the process ends, nobody is there to be interrupted: `sys.exit()` is a failed callback.
+        failure = Exception if driver.thread is None and not self.exiting else BaseException
         cached = driver.session.subscriptions.tree.cache.get
         no_properties = MQTTPublishProps.EMPTY
         automatic = not self.manual_ack

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 import warnings
 import weakref
 from contextlib import suppress
@@ -18,17 +19,20 @@ if TYPE_CHECKING:
 __all__ = ["open_clients"]
 
 EXIT_TIMEOUT_S = 3.0
-"""How long a client that was left open may take to flush and say goodbye when the process ends."""
+"""How long clients that were left open may take, together, to flush and say goodbye when the process ends."""
 
 open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
 def _close_at_exit() -> None:
-    """Give clients that were left open a bounded flush and goodbye."""
-    for client in list(open_clients):
+    """Give clients that were left open a bounded flush and goodbye, those first that can use the time: the bound is one for all."""
+    deadline = time.monotonic() + EXIT_TIMEOUT_S
+    for client in sorted(open_clients, key=lambda client: client.connack is None):
         try:
-            client.close(EXIT_TIMEOUT_S)
-        except Exception as error:
+            assert client._driver is not None
+            client._driver.delivery.exiting = True
+            client.close(max(0.0, deadline - time.monotonic()))
+        except BaseException as error:
             warnings.warn(f"closing an open client at exit failed: {error!r}", ResourceWarning, stacklevel=1)
 
 

@@ -16,7 +16,7 @@ from ..records import Options
 from ..session import QueuePolicy, SessionSettings
 from ..topic import validate_topic_name
 from ..topic_alias import AliasPolicy
-from .arguments import check_qos, copy_payload, expect
+from .arguments import check_qos, check_retain, copy_payload, expect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,11 +65,12 @@ class Publisher:
             qos = check_qos(qos)
         if not 0 <= qos <= 2:
             raise ArgumentError(f"qos is {qos!r}, expected 0, 1 or 2")  # [MQTT-3.3.1-4]
+        flag = 0 if retain is False else check_retain(retain)
         encoded = b"\0"
         options = None
         if properties is not None or alias_policy is not NEVER:
             encoded, options = self._options(properties, alias_policy, qos, payload)
-        handle = PublishHandle(self._driver, topic_field, payload, qos, 0x30 | qos << 1 | (1 if retain else 0), encoded, options)
+        handle = PublishHandle(self._driver, topic_field, payload, qos, 0x30 | qos << 1 | flag, encoded, options)
         if len(payload) > PAYLOAD_CHECKED_FROM and handle.size > PACKET_BYTES_MAX:
             raise ArgumentError(
                 f"payload has {len(payload)} bytes: PUBLISH would take {handle.size}, and the limit is {PACKET_BYTES_MAX} (section 2.1.4)"

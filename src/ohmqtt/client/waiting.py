@@ -160,7 +160,10 @@ class Waiting(ABC):
         if request.done:
             return
         if not in_time:
-            raise WaitTimeoutError(f"not resolved within {timeout:g} s")
+            with self.lock:
+                linked, last = self.session.connected_link() is not None, self.session.last_error
+            why = "" if linked else "; there is no connection" if last is None else f"; there is no connection: {last}"
+            raise WaitTimeoutError(f"not resolved within {timeout:g} s{why}")
         if self.closed:
             raise StateError("the client is closed") from self.internal_error
         failure = self.session.failure
