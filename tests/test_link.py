@@ -367,13 +367,6 @@ def test_bytes_of_qos_0_are_counted_off_as_they_leave() -> None:
     assert link.outbox_bytes == 0
 
 
-@pytest.mark.spec("MQTT-3.2.2-15")
-def test_a_server_must_take_every_acknowledgement() -> None:
-    assert connected_link(MaximumPacketSize=5).packet_size_max == 5
-    with pytest.raises(ServerLimitError, match="is 4 bytes, and an acknowledgement takes up to 5"):
-        connected_link(MaximumPacketSize=4)
-
-
 # -- expiry on the wire -----------------------------------------------------------------------------------------------------------------------
 
 

@@ -15,9 +15,10 @@ from ohmqtt.errors import (
     MQTTError,
     NotSupportedError,
     ProtocolError,
+    ServerLimitError,
 )
 from ohmqtt.mqtt_spec import CLIENT_REASON_CODES, SERVER_REASON_CODES, PacketType
-from ohmqtt.packet import MQTTConnAckPacket, MQTTDisconnectPacket
+from ohmqtt.packet import MQTTConnAckPacket, MQTTDisconnectPacket, MQTTPubAckPacket
 from ohmqtt.property import MQTTConnAckProps, MQTTDisconnectProps
 from ohmqtt.session.policy import (
     FATAL_CONNACK,
@@ -26,12 +27,20 @@ from ohmqtt.session.policy import (
     REQUEST_DISCONNECT,
     Backoff,
     check_disconnect,
+    check_packet_size,
     describe,
     fit_disconnect,
     is_by_server,
     is_fatal,
 )
 from ohmqtt.session.settings import SessionSettings
+
+
+@pytest.mark.spec("MQTT-3.2.2-15")
+def test_a_server_must_take_every_acknowledgement() -> None:
+    check_packet_size(len(MQTTPubAckPacket(1, 0x80).encode()))
+    with pytest.raises(ServerLimitError, match="is 4 bytes, and an acknowledgement takes up to 5"):
+        check_packet_size(4)
 
 
 def test_the_tables_name_only_what_a_server_can_say() -> None:

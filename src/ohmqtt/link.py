@@ -43,9 +43,6 @@ EXPIRY_BYTES = 5
 # The most that a Topic Alias adds: the property, and a longer Property Length and Remaining Length.
 ALIAS_BYTES = 5
 
-# PUBACK, PUBREC, PUBREL or PUBCOMP with a packet identifier and a reason code.
-ACK_BYTES = 5
-
 
 class Link:
     """The state of one network connection (sans-I/O)."""
@@ -196,12 +193,8 @@ class Link:
     # ---- limits of the server ---------------------------------------------------------------------------------------------------------
 
     def accept(self, connack: MQTTConnAckPacket, now: float) -> None:
-        """Take over the limits of a successful CONNACK (section 3.2.2.3); raise `ServerLimitError` if no acknowledgement fits in them."""
+        """Take over the limits of a successful CONNACK (section 3.2.2.3)."""
         properties = connack.properties
-        if properties.MaximumPacketSize is not None and properties.MaximumPacketSize < ACK_BYTES:  # [MQTT-3.2.2-15]
-            raise ServerLimitError(
-                f"the server's Maximum Packet Size is {properties.MaximumPacketSize} bytes, and an acknowledgement takes up to {ACK_BYTES}"
-            )
         self.connack = connack
         self.state = CONNECTED
         self.authenticating = False

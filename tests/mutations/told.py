@@ -46,7 +46,7 @@ TOLD = (
         "no DISCONNECT at the goodbye",
         "Leaving the context manager sends no DISCONNECT, and the Will fires.",
         "session/core.py",
-        "        if data:\n            self.baskets.writes.append(data)\n        link.state = CLOSING",
+        "        self.baskets.writes.append(data)\n        link.state = CLOSING",
         "        link.state = CLOSING",
         tests=("tests/test_session_core.py::test_nothing_follows_our_disconnect_and_the_connection_is_closed",),
         played=False,

@@ -29,7 +29,7 @@ from .baskets import Baskets, Turn
 from .identity import Identity
 from .inbound import Inbound, check_answer
 from .outbound import Outbound
-from .policy import Backoff, check_disconnect, describe, fit_disconnect, is_by_server, is_fatal
+from .policy import Backoff, check_disconnect, check_packet_size, describe, fit_disconnect, is_by_server, is_fatal
 from .receiving import Receiving
 from .subscriptions import Subscriptions
 
@@ -277,8 +277,7 @@ class Session:
             expiry_s = 0
             packet = MQTTDisconnectPacket(0, properties.replace(SessionExpiryInterval=0))
         data, with_expiry = fit_disconnect(packet, link.packet_size_max)
-        if data:
-            self.baskets.writes.append(data)
+        self.baskets.writes.append(data)
         link.state = CLOSING  # [MQTT-3.14.4-1]
         link.close_at = now + self.settings.close_timeout_s
         if with_expiry:
@@ -353,7 +352,9 @@ class Session:
             self.identity.refused()
             link.close_error = ConnectRefusedError(f"the server refused the connection with {describe(packet)}", packet)
             link.state = CLOSED
-        elif self.authentication.connack(link, packet, now):
+            return
+        check_packet_size(link.packet_size_max)
+        if self.authentication.connack(link, packet, now):
             self.established(link, packet, now)
 
     def established(self, link: Link, packet: MQTTConnAckPacket, now: float) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import ArgumentError, AuthenticationError, ForeignSessionError, NotSupportedError
+from ..errors import ArgumentError, AuthenticationError, ForeignSessionError, NotSupportedError, ServerLimitError
 from ..mqtt_spec import CLIENT_REASON_CODES, PacketType, reason_name
 from ..packet import MQTTConnAckPacket, MQTTDisconnectPacket
 from ..property import MQTTDisconnectProps
@@ -23,6 +23,7 @@ __all__ = [
     "REQUEST_DISCONNECT",
     "Backoff",
     "check_disconnect",
+    "check_packet_size",
     "describe",
     "fit_disconnect",
     "is_by_server",
@@ -42,6 +43,9 @@ REQUEST_DISCONNECT = frozenset({0x8F, 0x9E, 0xA1, 0xA2})
 """A server that closes with one of these has choked on a SUBSCRIBE or UNSUBSCRIBE."""
 
 _DOUBLINGS_MAX = 30
+
+# PUBACK, PUBREC, PUBREL or PUBCOMP with a packet identifier and a reason code.
+_ACK_BYTES = 5
 
 
 class Backoff:
@@ -86,6 +90,14 @@ def is_by_server(error: MQTTError) -> bool:
     if packet is not None:
         return packet.reason_code in POISON_DISCONNECT
     return error.__cause__ is None or isinstance(error.__cause__, ConnectionError)
+
+
+def check_packet_size(packet_size_max: int) -> None:
+    """Raise if the server's Maximum Packet Size holds no acknowledgement: then no exchange could be ended [MQTT-3.2.2-15]."""
+    if packet_size_max < _ACK_BYTES:
+        raise ServerLimitError(
+            f"the server's Maximum Packet Size is {packet_size_max} bytes, and an acknowledgement takes up to {_ACK_BYTES}"
+        )
 
 
 def describe(packet: MQTTConnAckPacket | MQTTDisconnectPacket) -> str:
