@@ -262,23 +262,35 @@ def test_a_publisher_whose_connections_are_cut_loses_and_repeats_nothing(
 @pytest.mark.parametrize("durable", [False, True], ids=["memory", "database"])
 @pytest.mark.parametrize("qos", [1, 2])
 def test_a_subscriber_whose_connections_are_cut_misses_and_repeats_nothing(
-    mosquitto: Mosquitto, tmp_path: Path, durable: bool, qos: int
+    mosquitto_factory: Factory, tmp_path: Path, durable: bool, qos: int
 ) -> None:
+    broker = mosquitto_factory()
     topic = unused()
     path = tmp_path / "queue.db" if durable else None
-    with Cutter(mosquitto.port, 2, 5_000) as way, connected_client(mosquitto.address) as publisher:
-        with connected_client(way.address, unused("subscriber"), db_path=path, db_fast=True) as subscriber:
+    with Cutter(broker.port, 2, 5_000) as way, connected_client(broker.address) as publisher:
+        with connected_client(way.address, "subscriber", db_path=path, db_fast=True) as subscriber:
             inbox = collect_messages(subscriber, topic, qos)
             for i in range(0, len(PAYLOADS), 20):
                 # No more than this broker keeps in flight: it repeats all of them on each connection, and no connection lasts long.
                 for payload in PAYLOADS[i : i + 20]:
                     publisher.publish(topic, payload, qos)
                 inbox.wait_until(Arrival(PAYLOADS[i + 19]))
+                # They are in flight until it has the last word of each, which may be cut off as well.
+                wait_for_last_words(broker, "subscriber", i + 20)
             way.cutting = False
             publisher.publish(topic, b"end", qos)
             inbox.wait_until(Arrival(b"end"))
         assert way.cuts > 5
     check_received(inbox, qos)
+
+
+def wait_for_last_words(broker: Mosquitto, client_id: str, count: int) -> None:
+    """Wait until the broker has PUBACK or PUBCOMP of so many messages to a client."""
+    pause = threading.Event()
+    deadline = monotonic() + 2 * PATIENCE_S
+    while len(set(re.findall(rf"Received (?:PUBACK|PUBCOMP) from {client_id} \(Mid: (\d+)", broker.log()))) < count:
+        assert monotonic() < deadline, f"{client_id} has not acknowledged {count} messages"
+        pause.wait(0.01)
 
 
 def check_received(inbox: Inbox, qos: int) -> None:
