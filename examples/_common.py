@@ -7,16 +7,33 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from ohmqtt.errors import MQTTError
+from ohmqtt.address import parse_address
+from ohmqtt.errors import ArgumentError, MQTTError
 
 if TYPE_CHECKING:
     from ohmqtt.client import Client
 
 
+# It warns of each attempt that fails; until there is a connection one line is enough. Later on its warnings are welcome.
+logger = logging.getLogger("ohmqtt")
+logger.setLevel(logging.ERROR)
+
+
+def address(text: str) -> str:
+    """Return `text` if it is an address; an error about it is then the command line's."""
+    try:
+        parse_address(text)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
 def argument_parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with ``--address``, ``--wait`` and ``--topic``; an example adds its own arguments."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--address", default="localhost:1883", help="host, host:port, mqtt://, mqtts:// or unix:/path of the broker")
+    parser.add_argument(
+        "--address", type=address, default="localhost:1883", help="host, host:port, mqtt://, mqtts:// or unix:/path of the broker"
+    )
     parser.add_argument("--wait", type=float, default=5.0, help="how long to wait for the broker at first, in seconds")
     parser.add_argument("--topic", default="ohmqtt/example", help="the topic to publish or subscribe to")
     return parser
@@ -24,9 +41,6 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
 
 def wait_for_broker(client: Client, arguments: argparse.Namespace) -> None:
     """Wait until the client is connected, or end the program and say why it isn't."""
-    logger = logging.getLogger("ohmqtt")
-    # It warns of each attempt that fails; here one line is enough. Later on its warnings are welcome.
-    logger.setLevel(logging.ERROR)
     try:
         client.wait_for_connect(arguments.wait)
     except MQTTError as error:

@@ -24,6 +24,9 @@ def main() -> None:
     context = ssl.create_default_context(cafile=arguments.authority)
     if arguments.certificate:
         context.load_cert_chain(arguments.certificate, arguments.key)
+    # In the client's addresses no scheme means plain TCP. Here it doesn't.
+    if "://" not in arguments.address:
+        arguments.address = f"mqtts://{arguments.address}"
     with Client() as client:
         client.connect(arguments.address, tls_context=context)
         wait_for_broker(client, arguments)

@@ -167,15 +167,22 @@ def test_toolkit() -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_A_BROKER])
 def test_without_a_broker_an_example_says_so_in_one_line(name: str, tmp_path: Path) -> None:
-    port = free_port()
-    address = f"mqtts://localhost:{port}" if name == "tls" else f"localhost:{port}"
+    address = f"localhost:{free_port()}"
     more = {"persistent_publisher": ["--database", str(tmp_path / "example.db")], "rpc_caller": ["6", "7"]}.get(name, [])
     result = run(name, "--address", address, "--wait", "0.5", *more)
     assert result.returncode == 1
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
-    assert result.stderr.startswith(f"No broker answers at {address}")
+    assert result.stderr.startswith(f"No broker answers at {'mqtts://' if name == 'tls' else ''}{address} (")
     assert re.search("mosquitto", result.stderr)
+
+
+def test_what_is_no_address_is_an_error_of_the_command_line() -> None:
+    result = run("publish", "--address", "localhost:mqtt")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].endswith(
+        "argument --address: address 'localhost:mqtt': the port must be a number from 1 to 65,535"
+    )
 
 
 def test_every_example_is_tried_here() -> None:
