@@ -267,6 +267,15 @@ def test_a_request_that_the_server_closes_upon_is_not_sent_for_ever(code: int) -
     assert [filters(packet) for packet in pair.reconnect(session_present=False)] == [["b"]]
 
 
+def test_a_request_that_was_cancelled_may_be_what_the_server_closes_upon() -> None:
+    pair = Pair().connect()
+    guilty, innocent = pair.subscribe("a/#"), pair.subscribe("b")
+    pair.session.subscriptions.cancel(guilty)
+    pair.feed(MQTTDisconnectPacket(0x8F).encode())
+    assert innocent.outcome is None
+    assert [filters(packet) for packet in pair.reconnect(session_present=False)] == [["b"]]
+
+
 def test_a_server_that_closes_for_another_reason_has_not_choked_on_a_request() -> None:
     pair = Pair().connect()
     request = pair.subscribe("a")
@@ -327,6 +336,22 @@ def test_a_resumed_session_is_not_asked_again_and_a_lost_one_wholly() -> None:
     assert second.properties == {"UserProperty": [("k", "v")]}
     pair.feed(suback(first), suback(second))
     assert pair.reports() == []
+
+
+def test_in_a_new_session_retained_messages_come_although_a_subscription_was_about_to_be_told_apart() -> None:
+    pair = Pair().connect()
+    subscribed(pair, "y/#")
+    pair.subscribe("x/#")
+    pair.sent()
+    pair.subscribe("+/1")
+    pair.lose()
+    again = pair.reconnect(session_present=False)
+    handling: dict[str, list[int]] = {}
+    for packet in again:
+        for item in packet.subscriptions:
+            handling.setdefault(item["topic_filter"], []).append(item["retain_handling"])
+    assert handling["y/#"] == [0]
+    assert all(0 in found for found in handling.values())
 
 
 def test_many_subscriptions_are_asked_for_again_in_few_packets() -> None:

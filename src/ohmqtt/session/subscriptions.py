@@ -218,11 +218,8 @@ class Subscriptions:
                 half = len(request.subscriptions) // 2
                 if half and _is_ours(request) and isinstance(error, PacketTooLargeError):
                     # We put these together, so we can take them apart.
-                    for part in (slice(half, None), slice(half)):
-                        items: tuple[Any, ...] = request.items[part]
-                        smaller = Request(items, request.properties, request.subscriptions[part])
-                        smaller.identifier = request.identifier
-                        pending.appendleft(smaller)
+                    whole = request.subscriptions
+                    pending.extendleft((_part(request, whole[half:]), _part(request, whole[:half])))
                 else:
                     self._refuse(request, error)
                 continue
@@ -320,11 +317,11 @@ class Subscriptions:
         blamed = packet is not None and packet.reason_code in REQUEST_DISCONNECT
         self._forget_ends()
         for request in self.outbound.requests.values():
+            # Answers come in order: the first one without is what the server closed upon. It must not become a reconnect loop.
+            guilty, blamed = blamed, False
             if request.settled:
                 continue
-            if blamed:
-                # Answers come in order: the first one without is what the server closed upon. It must not become a reconnect loop.
-                blamed = False
+            if guilty:
                 self._refuse(request, error)
             else:
                 again.append(request)
@@ -351,10 +348,14 @@ class Subscriptions:
         asked = {id(subscription) for request in self.pending if not _is_ours(request) for subscription in request.subscriptions}
         if not session_present:
             self.session_lost()
-            # Our own requests were about what the old session had; those about requests that are still to come keep their place.
-            self.pending = deque(
-                request for request in self.pending if not _is_ours(request) or any(id(member) in asked for member in request.subscriptions)
-            )
+            # Our own requests were about what the old session had; what is about requests that are still to come keeps its place.
+            kept: deque[Request] = deque()
+            for request in self.pending:
+                if not _is_ours(request):
+                    kept.append(request)
+                elif members := [member for member in request.subscriptions if id(member) in asked]:
+                    kept.append(_part(request, members))
+            self.pending = kept
         for request in self.pending:
             if not request.settled:
                 # What is about to be ended isn't asked for.
@@ -427,6 +428,15 @@ class Subscriptions:
         if len(named) < len(matching) and not message.retain:
             named = [subscription for subscription in named if not _has_better_copy(subscription, matching, identifiers)]
         return tuple(named) or None
+
+
+def _part(request: Request, members: Sequence[Subscription]) -> Request:
+    """Return a SUBSCRIBE of ours for some of the subscriptions of `request`, which is another one of ours."""
+    wanted = set(map(id, members))
+    items: list[Any] = [item for item, subscription in zip(request.items, request.subscriptions) if id(subscription) in wanted]
+    part = Request(items, request.properties, members)
+    part.identifier = request.identifier
+    return part
 
 
 def _is_ours(request: Request) -> bool:
