@@ -324,7 +324,7 @@ class Link:
                 if topic_must_be_sent:
                     self.aliases_out.discard(message.topic)
             elif alias:
-                block = b"\x23" + encode_uint16(alias) + block if options.expires_at is None else block + b"\x23" + encode_uint16(alias)
+                block = b"\x23" + encode_uint16(alias) + block
                 if not topic_must_be_sent:
                     topic_field = b"\x00\x00"
         return topic_field, encode_varint(len(block)) + block

@@ -336,7 +336,7 @@ class Session:
             return
         if data:
             link.last_received = now
-            if link.ping_pending and link.ping_flushed_at is not None:
+            if link.ping_flushed_at is not None:
                 link.ping_pending = False
                 link.ping_flushed_at = None
         try:
