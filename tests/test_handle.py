@@ -108,13 +108,17 @@ def test_a_request_can_be_cancelled() -> None:
         for handle in handles:
             with pytest.raises(WaitTimeoutError):
                 handle.exception()
+            assert "pending" in repr(handle)
             assert handle.cancel()
             assert handle.is_done()
+            assert "resolved CancelledError" in repr(handle)
             assert not handle.cancel()
             with pytest.raises(CancelledError):
                 handle.wait_for_ack(0)
             assert isinstance(handle.exception(), CancelledError)
             assert handle.ack is None
+        assert repr(handles[0]).startswith("<SubscribeHandle ['a'] ")
+        assert repr(handles[1]).startswith("<UnsubscribeHandle ['b'] ")
         link.suback(link.expect("SUBSCRIBE").packet_id, 0)
         link.unsuback(link.expect("UNSUBSCRIBE").packet_id, 0)
         client.publish("t", b"still alive")

@@ -99,7 +99,7 @@ def test_the_oldest_is_dropped(store: FakeStore | None) -> None:
         world.publish(bytes(ONE))
     world.puback(big)
     world.publish(b"5", 0)
-    with pytest.raises(QueueFullError):
+    with pytest.raises(QueueFullError, match="queue_bytes_max"):
         world.publish(bytes(3 * ONE))
     assert payloads(world.turn()) == [b"5"]
     world.check()

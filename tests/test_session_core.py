@@ -736,6 +736,7 @@ def test_an_id_that_was_never_answered_is_another_one_too() -> None:
     pair.open()
     pair.accept(session_present=True)
     assert isinstance(pair.session.failure, ForeignSessionError)
+    assert "db_path" not in str(pair.session.failure)  # there is one
 
 
 def test_a_database_of_another_client_is_refused_and_not_changed() -> None:

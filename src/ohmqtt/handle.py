@@ -106,8 +106,7 @@ class PublishHandle(Outgoing):
         return self._driver.cancel(self)
 
     def __repr__(self) -> str:
-        state = "resolved" if self.done else "pending"
-        return f"<PublishHandle {self.topic!r} qos={self.qos} {state}{'' if not self.done else f' {self.outcome!r}'}>"
+        return f"<PublishHandle {self.topic!r} qos={self.qos}{_state(self)}>"
 
 
 class _RequestHandle(Request):
@@ -148,6 +147,10 @@ class _RequestHandle(Request):
     def cancel(self) -> bool:
         """Stop waiting for the answer; False if it came already. The server may act on the request all the same."""
         return self._driver.cancel(self)
+
+    def __repr__(self) -> str:
+        filters = [getattr(item, "topic_filter", item) for item in self.items]
+        return f"<{type(self).__name__} {filters!r:.200}{_state(self)}>"
 
 
 class SubscribeHandle(_RequestHandle):
@@ -200,3 +203,7 @@ class UnsubscribeHandle(_RequestHandle):
             return None
         outcome = getattr(self.outcome, "unsuback", self.outcome)
         return outcome if isinstance(outcome, MQTTUnsubAckPacket) else None
+
+
+def _state(request: Outgoing | Request) -> str:
+    return f" resolved {request.outcome!r}" if request.done else " pending"

@@ -128,6 +128,10 @@ class Backlog:
                     self.settle(oldest, MessageDroppedError(f"the outbound queue is full ({self.describe()}): dropped as the oldest"))
             if self._fits(weight):
                 return True
+        if weight > settings.queue_bytes_max:
+            raise QueueFullError(
+                f"the publication has {weight} bytes, and the outbound queue takes {settings.queue_bytes_max} (queue_bytes_max)"
+            )
         raise QueueFullError(f"the outbound queue is full: {self.describe()}, and this publication has {weight} bytes")
 
     def waits(self) -> bool:

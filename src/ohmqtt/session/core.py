@@ -366,8 +366,9 @@ class Session:
             if not identity.ours_before and not self.settings.adopt_session:  # [MQTT-3.2.2-4]
                 identity.own(False)
                 raise ForeignSessionError(
-                    f"the server has a session of client id {self.client_id!r} that this client knows nothing of: give db_path to keep sessions "
-                    "across processes, clean_start=True to discard that one, or adopt_session=True to take what the server kept"
+                    f"the server has a session of client id {self.client_id!r} that this client knows nothing of: give "
+                    f"{'' if self.durable else 'db_path to keep sessions across processes, '}clean_start=True to discard that one, "
+                    "or adopt_session=True to take what the server kept"
                 )
         link.accept(packet, now)
         self.session_expiry_s = link.session_expiry_s
