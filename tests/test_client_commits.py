@@ -231,7 +231,7 @@ def test_the_oldest_make_room_although_they_are_on_disk_only(tmp_path: Path) -> 
     # This one takes the room of more than are in memory at a time.
     client.publish("t", bytes(170), 1)
     assert list(client.pending())[-1].payload == bytes(170)
-    with pytest.raises(QueueFullError, match="of 200 bytes"):
+    with pytest.raises(QueueFullError, match="takes 200 bytes"):
         client.publish("t", bytes(300), 1)
     client.close()
 

@@ -130,7 +130,7 @@ class Backlog:
                 return True
         if weight > settings.queue_bytes_max:
             raise QueueFullError(
-                f"the publication has {weight} bytes, and the outbound queue takes {settings.queue_bytes_max} (queue_bytes_max)"
+                f"the publication has {weight} bytes, and the outbound queue takes {settings.queue_bytes_max} bytes (queue_bytes_max)"
             )
         raise QueueFullError(f"the outbound queue is full: {self.describe()}, and this publication has {weight} bytes")
 
