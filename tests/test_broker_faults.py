@@ -24,7 +24,7 @@ from ohmqtt import (
 from tests.broker_tools import FAST, PATIENCE_S, Cutter, Inbox, Seen, collect_messages, connected_client, unused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from typing_extensions import Self
@@ -281,7 +281,22 @@ def test_a_subscriber_whose_connections_are_cut_misses_and_repeats_nothing(
             publisher.publish(topic, b"end", qos)
             inbox.wait_until(Arrival(b"end"))
         assert way.cuts > 5
-    check_received(inbox, qos)
+    check_received(inbox, qos, published_after_release(broker, "subscriber"))
+
+
+def published_after_release(broker: Mosquitto, client_id: str) -> set[bytes]:
+    """Return which messages the broker published again although it had sent their PUBREL: new messages to any client.
+
+    Mosquitto 2.0 does so if a connection ends after its CONNECT was read and before the PUBREL of the former one is repeated on it.
+    """
+    released: set[str] = set()
+    found: set[bytes] = set()
+    for kind, packet_id in re.findall(rf"Sending (PUBREL|PUBLISH) to {client_id} \((?:d\d, q2, r0, )?m(\d+)", broker.log()):
+        if kind == "PUBREL":
+            released.add(packet_id)
+        elif packet_id in released:
+            found.add([*PAYLOADS, b"end"][int(packet_id) - 1])  # it counts them from 1
+    return found
 
 
 def wait_for_last_words(broker: Mosquitto, client_id: str, count: int) -> None:
@@ -293,10 +308,15 @@ def wait_for_last_words(broker: Mosquitto, client_id: str, count: int) -> None:
         pause.wait(0.01)
 
 
-def check_received(inbox: Inbox, qos: int) -> None:
-    """Assert that all of PAYLOADS are there: QoS 2 once and in order, QoS 1 at least once, and each for the first time in order."""
-    received = [payload for payload in inbox.payloads() if payload != b"end"]
-    assert (received if qos == 2 else list(dict.fromkeys(received))) == PAYLOADS
+def check_received(inbox: Inbox, qos: int, repeated: Collection[bytes] = ()) -> None:
+    """Assert that all of PAYLOADS are there: QoS 2 once and in order, QoS 1 at least once, and each for the first time in order.
+
+    `repeated`: those that the broker sent as new messages once more.
+    """
+    counts = Counter(payload for payload in inbox.payloads() if payload != b"end")
+    assert list(counts) == PAYLOADS  # as they came for the first time
+    if qos == 2:
+        assert {payload for payload, count in counts.items() if count > 1} <= set(repeated)
 
 
 # -- what was sent and not acknowledged when the session was lost -------------------------------------------------------------------------------
