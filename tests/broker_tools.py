@@ -147,8 +147,10 @@ class Cutter:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._run)
-        self._ending = False
+        # The thread ends when one end of this pair is closed.
+        self._lifeline, lifeline = socket.socketpair()
+        self._selector.register(lifeline, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, args=(lifeline,))
         self.cutting = True
         self.cuts = 0
         # For each socket its opposite; for each pair, kept at both, the bytes that are left.
@@ -164,24 +166,26 @@ class Cutter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ending = True
-        # Whoever waits for a connection is woken by one.
-        socket.create_connection(self._listener.getsockname()).close()
+        self._lifeline.close()
         self._thread.join()
 
-    def _run(self) -> None:
-        while not self._ending:
+    def _run(self, lifeline: socket.socket) -> None:
+        living = True
+        while living:
             for key, _ in self._selector.select():
                 sock = key.fileobj
                 assert isinstance(sock, socket.socket)
-                if sock is self._listener:
+                if sock is lifeline:
+                    living = False
+                elif sock is self._listener:
                     self._accept()
                 elif sock in self._opposite:
                     self._pass_on(sock)
         for sock in list(self._opposite):
             self._cut(sock)
-        self._listener.close()
         self._selector.close()
+        self._listener.close()
+        lifeline.close()
 
     def _accept(self) -> None:
         one, _ = self._listener.accept()
