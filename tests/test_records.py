@@ -36,6 +36,12 @@ def test_a_publication_is_a_publish_packet() -> None:
     assert len(packet.encode()) == message.size
 
 
+@pytest.mark.parametrize("expiry_s", [None, 0, 10])
+def test_a_publication_knows_the_interval_that_it_was_published_with(expiry_s: int | None) -> None:
+    properties = MQTTPublishProps(ContentType="text", MessageExpiryInterval=expiry_s)
+    assert publication(properties=properties).expiry_s == expiry_s
+
+
 @pytest.mark.parametrize("size", [0, 110, 115, 120, 125, 16_370, 16_375, 16_380, 2_097_130, 2_097_140, 2_097_150])
 @pytest.mark.parametrize("qos", [0, 1])
 def test_the_size_counts_every_byte(qos: int, size: int) -> None:
